@@ -1,0 +1,1 @@
+"""Pure data: states, resources, steps, workflows. Standard library only; no processes, no sockets."""

@@ -1,0 +1,72 @@
+"""A step: the unit of work that one cell declares, and the points of its sweep."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from kale_magic.model.resources import Resources
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+STEP_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+
+
+class StepKind(StrEnum):
+    """How a step's code is run."""
+
+    PYTHON = "python"  # a Python cell in our own warm kernel
+    SHELL = "shell"  # bash, no kernel
+    KERNEL = "kernel"  # a cell in another installed kernel
+    SCRIPT = "script"  # a batch script with its own #SBATCH/#PBS lines, run as it stands
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """One ``--each``: the parameter's name, its values in order, and the text the user wrote."""
+
+    name: str
+    values: tuple[object, ...]
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """What one ``%%kale_step`` cell declares. Names in ``inputs`` are ``x`` or ``producer.x``."""
+
+    name: str
+    code: str
+    kind: StepKind = StepKind.PYTHON
+    kernel: str | None = None
+    description: str = ""
+    after: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    params: Mapping[str, object] = field(default_factory=dict)
+    each: tuple[Axis, ...] = ()
+    is_zipped: bool = False
+    files_in: tuple[str, ...] = ()
+    files_out: tuple[str, ...] = ()
+    resources: Resources = field(default_factory=Resources)
+    retries: int = 0
+    executor: str | None = None
+    tags: tuple[str, ...] = ()
+
+    @property
+    def is_sweep(self) -> bool:
+        """Whether the step has ``--each`` and so runs as several jobs."""
+        return bool(self.each)
+
+    def points(self) -> list[dict[str, object]]:
+        """Return the swept parameters of each point, in point order (the last axis varies fastest).
+
+        A step without ``--each`` has one point without swept parameters.
+        """
+        names = [axis.name for axis in self.each]
+        columns = [axis.values for axis in self.each]
+        rows = zip(*columns, strict=True) if self.is_zipped and columns else itertools.product(*columns)
+        return [dict(zip(names, row, strict=True)) for row in rows]

@@ -1,0 +1,141 @@
+"""The job specification: the one file a worker reads to know what it runs, and the result it leaves.
+
+The executor writes it, the worker reads it; both sides use these classes so that the form has one
+home. Values of parameters cross as Python literals (``repr``), so that floats and tuples are exact.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+SPEC_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InputSpec:
+    """One value a step uses: variable ``name`` is output ``output`` of the folders in ``folders``.
+
+    ``gather`` says whether the producer is a sweep: the value is then a list in point order.
+    """
+
+    name: str
+    producer: str
+    output: str
+    folders: tuple[str, ...]
+    gather: bool = False
+    gather_params: tuple[str, ...] = ()  # repr of each point's parameters, for NAME_params
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LimitSpec:
+    """What the job may use; ``None`` is no limit. ``gpus`` are device numbers given to the job."""
+
+    walltime_s: int | None = None
+    memory_bytes: int | None = None
+    cpus: int = 1
+    gpus: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobSpec:
+    """One attempt of one step (or point). Paths are absolute on the node."""
+
+    run: str
+    step: str
+    point: int | None
+    attempt: int
+    uuid: str
+    folder: str  # steps/STEP or steps/STEP/N: everything the job leaves is in here
+    cwd: str
+    kind: str  # python | shell | kernel | script
+    code: str
+    kernel: str | None = None
+    common: str = ""
+    description: str = ""
+    params: dict[str, str] = field(default_factory=dict)  # name -> repr
+    inputs: tuple[InputSpec, ...] = ()
+    outputs: tuple[str, ...] = ()
+    files_in: tuple[str, ...] = ()
+    files_out: tuple[str, ...] = ()
+    env: dict[str, str] = field(default_factory=dict)  # added to the worker's own
+    limits: LimitSpec = field(default_factory=LimitSpec)
+    hold_s: float = 600.0  # how long a stopped step's kernel stays for a look
+    version: int = SPEC_VERSION
+
+    def to_json(self) -> str:
+        """Return the text of ``job.json``."""
+        return json.dumps(asdict(self), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> JobSpec:
+        """Read ``job.json``.
+
+        Raises
+        ------
+        ValueError
+            The text is of another version or has not this form.
+        """
+        return cls.from_dict(json.loads(text))
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> JobSpec:
+        """Build from the JSON object of :meth:`to_json`; raises ValueError as there."""
+        if data.get("version") != SPEC_VERSION:
+            message = f"job specification of version {data.get('version')!r}; this worker reads version {SPEC_VERSION}"
+            raise ValueError(message)
+        known = {f.name for f in fields(cls)}
+        if unknown := data.keys() - known:
+            message = f"job specification has unknown fields {sorted(unknown)}"
+            raise ValueError(message)
+        inputs = tuple(
+            InputSpec(**{**item, "folders": tuple(item["folders"]), "gather_params": tuple(item["gather_params"])})
+            for item in data["inputs"]
+        )
+        limits = LimitSpec(**{**data["limits"], "gpus": tuple(data["limits"]["gpus"])})
+        lists = {name: tuple(data[name]) for name in ("outputs", "files_in", "files_out")}
+        return cls(**{**data, **lists, "inputs": inputs, "limits": limits})
+
+    def parameters(self) -> dict[str, object]:
+        """Return the parameters as Python values."""
+        return {name: ast.literal_eval(text) for name, text in self.params.items()}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobResult:
+    """How one attempt ended: the content of ``result.json``, which is the truth about the job.
+
+    ``state`` is completed, failed or cancelled. ``reason`` is one sentence for a person. ``error``
+    has ``ename``, ``evalue``, ``traceback`` (list of str, ANSI-coloured) when code raised.
+    ``outputs`` describes each saved value: file, type, shape, dtype, bytes.
+    """
+
+    uuid: str
+    attempt: int
+    state: str
+    exit_code: int | None = None
+    signal: int | None = None
+    reason: str = ""
+    error: dict[str, Any] | None = None
+    outputs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
+    started_at: str = ""
+    ended_at: str = ""
+    node: str = ""
+    pid: int | None = None
+    cpu_s: float | None = None
+    peak_rss_bytes: int | None = None
+
+    def to_json(self) -> str:
+        """Return the text of ``result.json``."""
+        return json.dumps(asdict(self), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> JobResult:
+        """Read ``result.json``; fields of later versions are ignored."""
+        data = json.loads(text)
+        known = {f.name for f in fields(cls)}
+        kept = {name: value for name, value in data.items() if name in known}
+        return cls(**{**kept, "files": tuple(kept.get("files", ()))})
