@@ -1,0 +1,82 @@
+"""Where Kale keeps state and sockets on this machine, and the checks that make those folders safe.
+
+State (the manager's store) is in the Jupyter data folder; sockets are on the host itself, because
+home folders are network disks where sockets do not cross hosts and paths pass the 107 bytes of
+``sun_path`` (unix(7)). ``KALE_HOME`` moves both: two values are two managers that share nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+SUN_PATH_BYTES = 107
+
+
+class PlaceError(OSError):
+    """A folder of ours is unusable; the message names it and says what to mend."""
+
+
+def state_dir() -> Path:
+    """Return the folder of the manager's store, made 0700 when missing.
+
+    Raises
+    ------
+    PlaceError
+        It can't be made, or belongs to another user.
+    """
+    home = os.environ.get("KALE_HOME")
+    return private_dir(Path(home) if home else _jupyter_data_dir() / "kale")
+
+
+def socket_dir() -> Path:
+    """Return the node-local folder of sockets, made 0700 when missing; raises PlaceError as :func:`state_dir`."""
+    home = os.environ.get("KALE_HOME")
+    name = f"kale-{os.getuid()}"
+    if home:
+        name += "-" + hashlib.sha256(os.path.realpath(home).encode()).hexdigest()[:8]
+    return private_dir(_local_tmp() / name)
+
+
+def private_dir(path: Path) -> Path:
+    """Make ``path`` with mode 0700 if it is missing, and check that it is a folder of this user's alone.
+
+    Another user could have made a folder of that name in ``/tmp`` before us; then nothing is put there.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        info = path.lstat()
+    except OSError as exc:
+        message = f"the folder {path} can't be made: {exc.strerror or exc}"
+        raise PlaceError(message) from exc
+    if stat.S_ISLNK(info.st_mode):  # a home may be a link to a disk; then the target is what counts
+        info = path.stat()
+        if path.parent == _local_tmp():
+            message = f"{path} is a symbolic link, which anybody could have put there: remove it"
+            raise PlaceError(message)
+    if info.st_uid != os.getuid():
+        message = f"{path} belongs to uid {info.st_uid}, not to you: remove it or set KALE_HOME to a folder of yours"
+        raise PlaceError(message)
+    if info.st_mode & 0o077:
+        path.chmod(0o700)
+    return path
+
+
+def _local_tmp() -> Path:
+    """Return ``/tmp``: TMPDIR may be private to a job or too long for a socket."""
+    tmp = Path("/tmp")  # noqa: S108 - the folders made in it are 0700 and their owner is checked
+    return tmp if tmp.is_dir() else Path(tempfile.gettempdir())
+
+
+def _jupyter_data_dir() -> Path:
+    """Return Jupyter's data folder by the rules of jupyter_core.paths, without importing it."""
+    if given := os.environ.get("JUPYTER_DATA_DIR"):
+        return Path(given)
+    if given := os.environ.get("XDG_DATA_HOME"):
+        return Path(given) / "jupyter"
+    home = Path.home()
+    mac = home / "Library" / "Jupyter"
+    return mac if os.uname().sysname == "Darwin" else home / ".local" / "share" / "jupyter"
