@@ -1,0 +1,181 @@
+"""Shared fixtures: a private Kale for a test, a private home for the session, a notebook runner; and the count of skips.
+
+A test that starts processes asks for ``kale_home``: it gets a manager of its own, and whatever that
+manager and its supervisors started is ended afterwards, by the ids that their own files name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from nbformat import NotebookNode
+
+# A skip in these fails the run when KALE_NO_SKIP=1 (.ci/run sets it as root, where everything can be installed).
+_NEVER_SKIPPED = ("slurm", "ssh", "browser")
+_ENDS_WITHIN_S = 10.0
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _private_home() -> Iterator[None]:
+    """Give the session a home of its own, so that nothing of the person's Jupyter or IPython is read or written."""
+    home = Path(tempfile.mkdtemp(prefix="kale-home-", dir="/tmp"))  # noqa: S108 - sockets need short paths
+    patch = pytest.MonkeyPatch()
+    for name in [name for name in os.environ if name.startswith(("JUPYTER", "KALE_", "JPY_"))]:
+        if name != "KALE_NO_SKIP":
+            patch.delenv(name)
+    patch.setenv("HOME", str(home))
+    patch.setenv("JUPYTER_DATA_DIR", str(home / "data"))
+    patch.setenv("JUPYTER_RUNTIME_DIR", str(home / "rt"))
+    patch.setenv("JUPYTER_CONFIG_DIR", str(home / "config"))
+    patch.setenv("JUPYTER_PLATFORM_DIRS", "1")
+    patch.setenv("IPYTHONDIR", str(home / "ipython"))
+    patch.setenv("MPLCONFIGDIR", str(home / "mpl"))
+    patch.setenv("MPLBACKEND", "agg")
+    yield
+    patch.undo()
+    shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture
+def kale_home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Set ``KALE_HOME`` to a fresh 0700 folder with a short path; end everything started under it afterwards."""
+    home = Path(tempfile.mkdtemp(prefix="kale-t-", dir="/tmp"))  # noqa: S108 - sockets need short paths
+    monkeypatch.setenv("KALE_HOME", str(home))
+    from kale_proxy.places import socket_dir
+
+    sockets = socket_dir()
+    yield home
+    end_all(home, sockets)
+    shutil.rmtree(sockets, ignore_errors=True)
+    shutil.rmtree(home, ignore_errors=True)
+
+
+def end_all(home: Path, sockets: Path) -> None:
+    """End the manager and the supervisors that wrote their ids under these folders, and what they started.
+
+    The manager goes first, so that it cannot start another supervisor; a process counts as ours only
+    if ``KALE_HOME`` in its environment is this home, since an id in a left-over file may be another's by now.
+    """
+    for pattern, root in (("manager.json", home), ("w/*/serve.json", sockets)):
+        for file in root.glob(pattern):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError, psutil.Error):
+                process = psutil.Process(int(json.loads(file.read_text())["pid"]))
+                if process.environ().get("KALE_HOME") == str(home):
+                    _end(process, with_children=pattern != "manager.json")
+
+
+def _end(process: psutil.Process, *, with_children: bool) -> None:
+    family = [process, *(process.children(recursive=True) if with_children else [])]
+    process.send_signal(signal.SIGTERM)
+    _, alive = psutil.wait_procs([process], timeout=_ENDS_WITHIN_S)
+    for left in [*alive, *family[1:]]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            left.kill()
+    psutil.wait_procs(family, timeout=_ENDS_WITHIN_S)
+
+
+@pytest.fixture
+def until() -> Callable[..., Any]:
+    """Return ``until(condition, what, timeout=20)``: polls until the condition gives something true, and returns that."""
+
+    def poll(condition: Callable[[], Any], what: str = "the condition", timeout: float = 20.0) -> Any:  # noqa: ANN401
+        deadline = time.monotonic() + timeout
+        while not (value := condition()):
+            if time.monotonic() > deadline:
+                pytest.fail(f"{what} did not come within {timeout:g} s")
+            time.sleep(0.02)
+        return value
+
+    return poll
+
+
+@pytest.fixture
+def notebook_runner(kale_home: Path, tmp_path: Path) -> Callable[..., NotebookNode]:
+    """Return ``run(cells, allow_errors=False, timeout=100)``: executes cells in a fresh kernel in ``tmp_path``.
+
+    ``cells`` is a list of cell texts, a notebook node, or the path of a notebook; the executed notebook comes
+    back. The kernel is the tests' own Python, and its Kale is the one of ``kale_home``.
+    """
+    assert kale_home.is_dir()
+
+    def run(cells: Any, *, allow_errors: bool = False, timeout: int = 100) -> NotebookNode:  # noqa: ANN401
+        import nbformat
+        from nbclient import NotebookClient
+
+        if isinstance(cells, (str, Path)):
+            notebook = nbformat.read(cells, as_version=4)
+        elif isinstance(cells, list):
+            notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(text) for text in cells])
+        else:
+            notebook = cells
+        client = NotebookClient(
+            notebook,
+            kernel_name="python3",
+            timeout=timeout,
+            allow_errors=allow_errors,
+            resources={"metadata": {"path": str(tmp_path)}},
+        )
+        client.execute()
+        return notebook
+
+    return run
+
+
+def cell_text(cell: NotebookNode) -> str:
+    """Return what a person reads under a cell: streams, plain-text results and tracebacks, in order."""
+    parts = []
+    for output in cell.outputs:
+        if output.output_type == "stream":
+            parts.append(output.text)
+        elif output.output_type == "error":
+            parts.append("\n".join(output.traceback))
+        else:
+            parts.append(str(output.data.get("text/plain", "")) + "\n")
+    return "".join(parts)
+
+
+def _may_not_skip(path: Path, keywords: Any) -> bool:  # noqa: ANN401
+    folders = path.parts
+    return os.environ.get("KALE_NO_SKIP") == "1" and (
+        "cluster" in folders or "browser" in folders or any(mark in keywords for mark in _NEVER_SKIPPED)
+    )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Any:  # noqa: ANN401
+    """Turn a skip that this machine may not have into a failure."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and _may_not_skip(item.path, item.keywords):
+        report.outcome = "failed"
+        report.longrepr = f"KALE_NO_SKIP=1, but the test was skipped: {report.longrepr[-1]}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Any:  # noqa: ANN401
+    """Do the same for a module that skips itself as a whole."""
+    report = yield
+    if report.skipped and _may_not_skip(collector.path, collector.keywords):
+        report.outcome = "failed"
+        report.longrepr = f"KALE_NO_SKIP=1, but the module was skipped: {report.longrepr[-1]}"
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:  # noqa: ANN401
+    """Say how many tests were skipped, even if it is none; their reasons stand above (``-ra``)."""
+    count = len(terminalreporter.stats.get("skipped", []))
+    terminalreporter.write_line(f"{count} skipped" + (": each reason above says how to enable it" if count else ""))
