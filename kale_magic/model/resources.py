@@ -79,7 +79,7 @@ def parse_walltime(text: str) -> int:
         seconds = ((days * 24 + hours) * 60 + minutes) * 60 + secs
     elif match := re.fullmatch(r"(\d+)(?::(\d+))?(?::(\d+))?", value):
         parts = [int(part) for part in match.groups() if part is not None]
-        if len(parts) == 3:  # noqa: PLR2004 - H:M:S
+        if len(parts) == 3:
             seconds = (parts[0] * 60 + parts[1]) * 60 + parts[2]
         else:
             seconds = parts[0] * 60 + (parts[1] if len(parts) > 1 else 0)

@@ -9,6 +9,7 @@ named by the number of its first record.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 from typing import TYPE_CHECKING
@@ -91,10 +92,8 @@ class JournalWriter:
     def _cut_back(self) -> None:
         """Take a torn record away; what follows begins a new file so that numbers stay right."""
         if self._fd >= 0:
-            try:
+            with contextlib.suppress(OSError):
                 os.ftruncate(self._fd, self._size)
-            except OSError:
-                pass
             self._size = self._limit + 1
 
 
@@ -183,7 +182,7 @@ class JournalReader:
 
     def _peek(self) -> int | None:
         head = os.pread(self._fd, 4, self._offset) if self._fd >= 0 else b""
-        if len(head) < 4:  # noqa: PLR2004 - a u32
+        if len(head) < 4:
             return None
         size: int = _U32.unpack(head)[0]
         return size if os.fstat(self._fd).st_size >= self._offset + 4 + size else None
