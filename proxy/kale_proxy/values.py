@@ -1,0 +1,217 @@
+"""Values that go from step to step: one file each in the step's ``outputs`` folder, and an index.
+
+Plain data that JSON keeps exactly is written as ``.json``, a numpy array as ``.npy`` (its bytes are
+written and read without passing through pickle), a column table or anything else as ``.pkl``
+(protocol 5, whose large buffers go to the file without a copy: PEP 574). Files that another user
+owns or could have written are never unpickled. Standard library only; numpy is used when the value
+itself has brought it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import pickle
+import stat
+import sys
+import types
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+INDEX = "index.json"
+_JSON_MAX_ITEMS = 10_000
+
+
+class ValueFileError(Exception):
+    """A value can't be saved or loaded; the message names it, its type and the way out."""
+
+
+def save_all(values: Mapping[str, object], folder: Path, *, portable: Iterable[str] = ()) -> dict[str, dict[str, Any]]:
+    """Save each value in ``folder`` and write the index; return the index.
+
+    Parameters
+    ----------
+    values : mapping of str to object
+        Names and values.
+    folder : Path
+        Made with mode 0700 when missing.
+    portable : iterable of str
+        Names of ``__main__`` that the reader will have too (those of the common cell), so that
+        objects of their classes may be pickled by reference.
+
+    Raises
+    ------
+    ValueFileError
+        A value can't be saved; the message names it and its type.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    known = frozenset(portable)
+    index = {name: save(name, value, folder, portable=known) for name, value in values.items()}
+    write_atomic(folder / INDEX, json.dumps(index, indent=1).encode())
+    return index
+
+
+def save(name: str, value: object, folder: Path, *, portable: frozenset[str] = frozenset()) -> dict[str, Any]:
+    """Save one value; return its description: file, type, shape, dtype, bytes. Raises ValueFileError as above."""
+    kind = type(value)
+    info: dict[str, Any] = {"file": "", "type": _type_name(kind), **shape_of(value)}
+    text = _as_json(value)
+    if text is not None:
+        path = folder / f"{name}.json"
+        write_atomic(path, text.encode())
+    elif _is_plain_array(value):
+        path = folder / f"{name}.npy"
+        with _replacing(path) as stream:
+            sys.modules["numpy"].save(stream, value, allow_pickle=False)
+    else:
+        path = folder / f"{name}.pkl"
+        try:
+            with _replacing(path) as stream:
+                _Pickler(stream, portable).dump(value)
+        except ValueFileError as exc:
+            raise ValueFileError(f"`{name}` ({info['type']}) can't be saved: {exc}") from exc
+        except OSError as exc:
+            raise ValueFileError(f"`{name}` ({info['type']}) can't be written to {folder}: {exc.strerror or exc}") from exc
+        except Exception as exc:
+            reason = f"{type(exc).__name__}: {exc}"
+            raise ValueFileError(f"`{name}` ({info['type']}) can't be saved: {reason}") from exc
+    info["file"] = path.name
+    info["bytes"] = path.stat().st_size
+    return info
+
+
+def load(folder: Path, name: str) -> object:
+    """Load the value ``name`` that :func:`save` put into ``folder``.
+
+    Raises
+    ------
+    ValueFileError
+        There is no such value, it is damaged, or another user owns or could have written it.
+    """
+    path = find(folder, name)
+    info = path.stat()
+    if path.suffix == ".json":
+        return json.loads(path.read_text(encoding="utf-8"))
+    if path.suffix == ".npy":
+        import numpy as np
+
+        return np.load(path, allow_pickle=False)
+    if info.st_uid != os.getuid() or info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise ValueFileError(f"{path} belongs to or can be written by another user: it is not unpickled")
+    try:
+        with path.open("rb") as stream:
+            return pickle.load(stream)  # noqa: S301 - a file of this user alone, checked above
+    except Exception as exc:
+        raise ValueFileError(f"`{name}` can't be loaded from {path}: {type(exc).__name__}: {exc}") from exc
+
+
+def find(folder: Path, name: str) -> Path:
+    """Return the file of the value ``name``; raises ValueFileError when there is none."""
+    for suffix in (".json", ".npy", ".pkl"):
+        path = folder / f"{name}{suffix}"
+        if path.exists():
+            return path
+    raise ValueFileError(f"there is no value `{name}` in {folder}")
+
+
+def read_index(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the index of ``folder``, empty when nothing was saved there."""
+    try:
+        data: dict[str, dict[str, Any]] = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    return data
+
+
+def shape_of(value: object) -> dict[str, Any]:
+    """Return ``shape`` and ``dtype`` of an array or table, ``shape`` [n] of a sized container, else nothing."""
+    info: dict[str, Any] = {}
+    shape = getattr(value, "shape", None)
+    if isinstance(shape, tuple) and all(isinstance(n, int) for n in shape):
+        info["shape"] = list(shape)
+        dtype = getattr(value, "dtype", None)
+        if dtype is not None:
+            info["dtype"] = str(dtype)
+    elif isinstance(value, (list, tuple, dict, set, frozenset)):
+        info["shape"] = [len(value)]
+    return info
+
+
+def write_atomic(path: Path, data: bytes, *, is_durable: bool = False) -> None:
+    """Replace ``path`` by ``data`` so that a reader sees the old or the new, mode 0600; fsync when durable."""
+    with _replacing(path, is_durable=is_durable) as stream:
+        stream.write(data)
+
+
+@contextlib.contextmanager
+def _replacing(path: Path, *, is_durable: bool = False) -> Any:
+    temporary = f"{path}.{os.getpid()}.tmp"
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        with open(fd, "wb") as stream:
+            yield stream
+            if is_durable:
+                stream.flush()
+                os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def _type_name(kind: type) -> str:
+    return kind.__name__ if kind.__module__ in {"builtins", "__main__"} else f"{kind.__module__}.{kind.__name__}"
+
+
+def _is_plain_array(value: object) -> bool:
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and type(value) is numpy.ndarray and not value.dtype.hasobject
+
+
+def _as_json(value: object) -> str | None:
+    """Return JSON when it gives exactly the same value back (only builtin types, str keys, no nan)."""
+    if not _is_json(value, [_JSON_MAX_ITEMS]):
+        return None
+    try:
+        return json.dumps(value, allow_nan=False)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _is_json(value: object, budget: list[int], depth: int = 0) -> bool:
+    budget[0] -= 1
+    kind = type(value)
+    if kind in {str, int, float, bool, types.NoneType}:
+        return True
+    if budget[0] < 0 or depth > 50:
+        return False
+    if kind is list:
+        return all(_is_json(item, budget, depth + 1) for item in value)  # type: ignore[attr-defined]
+    if kind is dict:
+        return all(type(k) is str and _is_json(v, budget, depth + 1) for k, v in value.items())  # type: ignore[attr-defined]
+    return False
+
+
+class _Pickler(pickle.Pickler):
+    """Refuses what the reading step could not find again: classes and functions of the cell itself."""
+
+    def __init__(self, stream: io.BufferedWriter, portable: frozenset[str]) -> None:
+        super().__init__(stream, protocol=5)
+        self._portable = portable
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, (type, types.FunctionType)) and obj.__module__ == "__main__":
+            if obj.__qualname__.partition(".")[0] not in self._portable:
+                raise ValueFileError(
+                    f"it needs `{obj.__qualname__}`, which is defined in this step's cell, "
+                    "so the next step could not load it: define it in %%kale_common"
+                )
+        elif isinstance(obj, types.GeneratorType):
+            raise ValueFileError("a generator can't be saved: make a list of it")
+        return NotImplemented
