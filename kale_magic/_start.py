@@ -1,0 +1,151 @@
+"""Starting the manager as a program of its own, so that of many clients that find none, one starts one.
+
+Called by the client alone. The manager outlives whoever starts it: its own session, no terminal, its words
+in ``manager.log``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import kale_proxy
+from kale_magic.config import VARIABLES
+from kale_magic.errors import ManagerUnavailable
+from kale_magic.model.environment import clean_environment
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from kale_magic.config import Settings
+
+T = TypeVar("T")
+_RETRY_S = 0.01
+
+
+def explain_absence(settings: Settings) -> None:
+    """Raise if the manager that does not answer here is alive on another host.
+
+    Raises
+    ------
+    ManagerUnavailable
+        It is; the message names the host.
+    """
+    try:
+        record = json.loads(settings.manager_file.read_text())
+        host = str(record["host"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return
+    if host != socket.gethostname():
+        raise ManagerUnavailable(
+            f"Your manager runs on {host} (pid {record.get('pid', '?')}), not on {socket.gethostname()}.",
+            f"Work on {host}, or end it there with: jupyter kale manager stop. "
+            f"If {host} is gone for good, remove {settings.state_dir}/manager.json and manager.lock.*",
+        )
+
+
+def start_manager(settings: Settings, connect: Callable[[float], T], *, timeout: float) -> T:
+    """Start a manager and return ``connect(seconds)`` as soon as that succeeds.
+
+    Raises
+    ------
+    ManagerUnavailable
+        It ended at once, or does not answer within ``timeout`` seconds; the message has the end of its log.
+    """
+    deadline = time.monotonic() + timeout
+    with _one_at_a_time(settings.socket_dir / "start.lock", deadline):
+        with contextlib.suppress(ManagerUnavailable, EOFError):  # somebody else's may be up by now
+            return connect(max(deadline - time.monotonic(), _RETRY_S))
+        mark = settings.log_file.stat().st_size if settings.log_file.exists() else 0
+        failure = _launch(settings, deadline)
+        while not failure and time.monotonic() < deadline:
+            try:
+                return connect(max(deadline - time.monotonic(), _RETRY_S))
+            except (ManagerUnavailable, EOFError):
+                time.sleep(_RETRY_S)
+            explain_absence(settings)
+            if _has_given_up(settings, mark):
+                break
+    said = _last_line(settings, mark)
+    raise ManagerUnavailable(
+        failure or f"The manager could not be started{': ' + said if said else f' within {timeout:g} s'}.",
+        f"Its log is {settings.log_file}.",
+    )
+
+
+def _launch(settings: Settings, deadline: float) -> str:
+    """Run the daemon, which detaches at once; return what went wrong, or nothing."""
+    environ, _ = clean_environment(os.environ)
+    environ |= {name: value for name, value in os.environ.items() if name in VARIABLES}
+    if extra := _import_folders():
+        environ["PYTHONPATH"] = os.pathsep.join([*filter(None, [environ.get("PYTHONPATH")]), *extra])
+    command = [sys.executable, "-m", "kale_magic.manager.daemon", "--detach"]
+    log = os.open(settings.log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        subprocess.run(
+            command,
+            env=environ,
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            check=True,
+            timeout=max(deadline - time.monotonic(), 1.0),
+        )
+    except (OSError, subprocess.SubprocessError) as exc:
+        return f"The manager could not be started ({' '.join(command)}): {_last_line(settings, 0) or exc}"
+    finally:
+        os.close(log)
+    return ""
+
+
+def _import_folders() -> list[str]:
+    """Folders from which the two packages come, where a plain start of this Python would not find them."""
+    folders = (Path(__file__).resolve().parents[1], Path(kale_proxy.__file__).resolve().parents[1])
+    return [str(folder) for folder in dict.fromkeys(folders) if folder.name not in {"site-packages", "dist-packages"}]
+
+
+@contextlib.contextmanager
+def _one_at_a_time(path: Path, deadline: float) -> Iterator[None]:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise ManagerUnavailable(
+                        "Another program has been starting the manager for too long.", f"Look at {path}."
+                    ) from None
+                time.sleep(_RETRY_S)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _has_given_up(settings: Settings, mark: int) -> bool:
+    return "gives up:" in _tail(settings, mark)
+
+
+def _last_line(settings: Settings, mark: int) -> str:
+    lines = _tail(settings, mark).strip().splitlines()
+    return lines[-1].rpartition("gives up:")[2].strip() if lines else ""
+
+
+def _tail(settings: Settings, mark: int) -> str:
+    try:
+        with settings.log_file.open("rb") as file:
+            file.seek(max(mark, file.seek(0, os.SEEK_END) - 4096))
+            return file.read().decode(errors="replace")
+    except OSError:
+        return ""

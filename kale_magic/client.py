@@ -1,0 +1,420 @@
+"""The blocking client of the manager: one method per request, a deadline on every wait.
+
+Standard library only, and no import of the manager: it is reached by its socket, and started as a program
+when none runs. A client may be used from several threads (each gets a connection of its own) and survives
+a manager that was killed: reading requests are asked again, a submit carries a token so that it happens
+once, and :meth:`Client.events` goes on after the last event it has seen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+import threading
+import time
+import uuid
+from typing import TYPE_CHECKING, Any, Self
+
+from kale_magic import __version__, config, protocol
+from kale_magic._start import explain_absence, start_manager
+from kale_magic.errors import ManagerError, ManagerUnavailable, from_wire
+from kale_magic.model.environment import clean_environment
+from kale_magic.model.events import Event
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
+
+_FINAL_RUN_STATES = frozenset({"completed", "failed", "cancelled"})
+
+
+class Connection:
+    """One connection to the manager: a socket, and the lines read from it. Not for two threads at once."""
+
+    def __init__(self, address: Path, timeout: float) -> None:
+        """Connect and read the greeting.
+
+        Raises
+        ------
+        ManagerUnavailable
+            Nobody listens there, or does not answer in time.
+        ProtocolVersionError
+            The manager is of another version.
+        """
+        self._buffer = bytearray()
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        self._number = 0
+        try:
+            self._socket.settimeout(timeout)
+            self._socket.connect(os.fspath(address))
+            self.hello = protocol.read_hello(self.read(timeout), version=__version__)
+        except OSError as exc:
+            self.close()
+            raise ManagerUnavailable(f"No manager answers at {address} ({exc.strerror or exc}).") from exc
+        except BaseException:
+            self.close()
+            raise
+
+    def fileno(self) -> int:
+        """Return the socket's descriptor, for select."""
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+    def ask(self, op: str, fields: dict[str, Any], timeout: float) -> Any:
+        """Send one request and return its result; raises what the manager says, or OSError/EOFError."""
+        deadline = time.monotonic() + timeout
+        self._number += 1
+        self._socket.settimeout(timeout)
+        self._socket.sendall(protocol.encode(protocol.request(self._number, op, fields)))
+        while True:
+            message = self.read(deadline - time.monotonic())
+            if message.get("id") == self._number:
+                break
+        if message.get("ok"):
+            return message.get("result")
+        raise from_wire(message.get("error") or {})
+
+    def read(self, timeout: float | None) -> dict[str, Any]:
+        """Return the next line; raises TimeoutError, or EOFError when the manager hung up."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        searched = 0
+        while (end := self._buffer.find(b"\n", searched)) < 0:
+            searched = len(self._buffer)
+            if deadline is not None and (left := deadline - time.monotonic()) <= 0:
+                raise TimeoutError("timed out")
+            self._socket.settimeout(None if deadline is None else left)
+            chunk = self._socket.recv(1 << 18)
+            if not chunk:
+                raise EOFError("the manager hung up")
+            self._buffer += chunk
+        line = bytes(self._buffer[:end])
+        del self._buffer[: end + 1]
+        return protocol.decode(line)
+
+
+class Client:
+    """The manager of this user, as magics, widgets, the command line and the Python API see it.
+
+    Parameters
+    ----------
+    settings : Settings
+        Where the manager is.
+    start : bool
+        Whether to start a manager when none runs, now and after a later loss.
+    timeout : float
+        Longest wait for one answer, in seconds.
+    """
+
+    def __init__(self, settings: config.Settings, *, start: bool = True, timeout: float = 30.0) -> None:
+        self._settings = settings
+        self._start = start
+        self._timeout = timeout
+        self._local = threading.local()
+
+    @classmethod
+    def connect(cls, *, start: bool = True, timeout: float = 30.0) -> Self:
+        """Return a client that has reached its manager.
+
+        Raises
+        ------
+        ManagerUnavailable
+            None runs (and ``start`` is False), or it runs on another host, or it could not be started.
+        ProtocolVersionError
+            The running one is of another version.
+        """
+        client = cls(config.load(), start=start, timeout=timeout)
+        client._connection()
+        return client
+
+    def close(self) -> None:
+        """Close this thread's connection; the next call opens another."""
+        connection: Connection | None = getattr(self._local, "connection", None)
+        self._local.connection = None
+        if connection is not None:
+            connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def hello(self) -> protocol.Hello:
+        """What the manager said of itself when this thread connected."""
+        return self._connection().hello
+
+    def submit(
+        self,
+        workflow: dict[str, Any],
+        *,
+        folder: str | Path,
+        name: str | None = None,
+        only: Iterable[str] = (),
+        from_: Iterable[str] = (),
+        to: Iterable[str] = (),
+        params: Mapping[str, str] | None = None,
+        executor: str | None = None,
+        python: str | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> dict[str, Any]:
+        """Hand over a workflow and return ``{"run", "folder", "seq"}`` at once.
+
+        Parameters
+        ----------
+        workflow : dict
+            What ``kale_magic.model.codec.workflow_to_dict`` gives.
+        folder : path
+            The workflow's folder: the steps' working directory; the run is kept in ``.kale/runs`` there.
+        name : str or None
+            Id of the run; None makes one.
+        only, from_, to : iterable of str
+            Steps to run: these alone; from these downstream; what leads up to these.
+        params : mapping of str to str
+            Parameters to replace, as ``repr``.
+        python : str or None
+            Interpreter of the steps; None is this process's.
+        environ : mapping of str to str
+            Environment of the steps, cleaned; None is this process's, cleaned.
+
+        Raises
+        ------
+        WorkflowError
+            The steps don't fit together, or the selection needs values that are not there.
+        SubmitError
+            A step asks for more than the executor has, or the run's folder can't be written.
+        """
+        if environ is None:
+            environ, _ = clean_environment(os.environ)
+        fields = {
+            "workflow": workflow,
+            "folder": os.path.abspath(folder),
+            "name": name,
+            "only": list(only),
+            "from": list(from_),
+            "to": list(to),
+            "params": dict(params or {}),
+            "executor": executor,
+            "python": python or sys.executable,
+            "environ": dict(environ),
+            "token": uuid.uuid4().hex,  # so that asking again after a lost answer submits nothing twice
+        }
+        return self._ask_object(protocol.SUBMIT, fields)
+
+    def status(self, run: str | None = None) -> dict[str, Any]:
+        """Return state and steps of a run (None: the newest) in the form of ``status --json``; raises UnknownRunError."""
+        return self._ask_object(protocol.STATUS, {"run": run})
+
+    def runs(self, folder: str | Path | None = None, limit: int = 100) -> list[dict[str, Any]]:
+        """Return the runs of a workflow folder, or all, newest first."""
+        fields = {"folder": None if folder is None else os.path.abspath(folder), "limit": limit}
+        return self._ask_list(protocol.RUNS, fields)
+
+    def where(self, run: str | None, step: str, point: int | None = None) -> dict[str, Any]:
+        """Return a step's state, reason, folder, and its live folder if it has a kernel; raises UnknownStepError."""
+        return self._ask_object(protocol.WHERE, {"run": run, "step": step, "point": point})
+
+    def cancel(self, run: str, step: str | None = None, point: int | None = None) -> list[str]:
+        """Cancel a run, a step or a point, whatever it does; returns the names of what was not yet over."""
+        found = self._ask_object(protocol.CANCEL, {"run": run, "step": step, "point": point})
+        return [str(name) for name in found.get("cancelled", [])]
+
+    def stop(self, run: str, step: str, point: int | None = None) -> dict[str, Any]:
+        """Interrupt a running step's code; its kernel stays for a look."""
+        return self._ask_object(protocol.STOP, {"run": run, "step": step, "point": point})
+
+    def release(self, run: str, step: str, point: int | None = None) -> dict[str, Any]:
+        """End the look at a stopped step."""
+        return self._ask_object(protocol.RELEASE, {"run": run, "step": step, "point": point})
+
+    def queue(self) -> list[dict[str, Any]]:
+        """Return what runs and what waits in the local executor, with the reason for waiting."""
+        return self._ask_list(protocol.QUEUE, {})
+
+    def manager(self) -> dict[str, Any]:
+        """Return pid, host, version, address, started_at, runs (live ones) and rss_bytes of the manager."""
+        return self._ask_object(protocol.MANAGER, {})
+
+    def shutdown(self) -> None:
+        """End the manager and wait until it is gone; jobs go on, and the next manager takes them up."""
+        connection = self._connection()
+        deadline = time.monotonic() + self._timeout
+        try:
+            connection.ask(protocol.SHUTDOWN, {}, self._timeout)
+            while True:
+                connection.read(deadline - time.monotonic())
+        except (EOFError, ConnectionError):
+            pass  # it closed: that is the end we wait for
+        except TimeoutError as exc:
+            raise ManagerError(
+                f"The manager (pid {connection.hello.pid}) did not end within {self._timeout:g} s."
+            ) from exc
+        finally:
+            self.close()
+
+    def wait(self, run: str, *, timeout: float | None = None) -> dict[str, Any]:
+        """Return the run's status as soon as it has ended; raises TimeoutError after ``timeout`` seconds."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        status = self.status(run)
+        with self.events(since=status["seq"], run=run) as stream:
+            while status["state"] not in _FINAL_RUN_STATES:
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    raise TimeoutError(f"run {run} has not ended within {timeout:g} s")
+                event = stream.next(left)
+                if event is not None and event.kind in {"run", "gap"}:
+                    status = self.status(run)
+        return status
+
+    def events(self, since: int = 0, run: str | None = None) -> EventStream:
+        """Return the changes after number ``since``, of one run or all, on a connection of their own."""
+        return EventStream(self._settings, since=since, run=run, start=self._start, timeout=self._timeout)
+
+    def _connection(self) -> Connection:
+        connection: Connection | None = getattr(self._local, "connection", None)
+        if connection is not None and self._local.pid == os.getpid():  # a fork must not share the parent's stream
+            return connection
+        connection = open_connection(self._settings, start=self._start, timeout=self._timeout)
+        self._local.connection, self._local.pid = connection, os.getpid()
+        return connection
+
+    def _ask(self, op: str, fields: dict[str, Any]) -> Any:
+        for is_last in (False, True):
+            connection = self._connection()
+            try:
+                return connection.ask(op, fields, self._timeout)
+            except TimeoutError as exc:
+                self.close()  # the answer may still come: this stream is of no more use
+                raise ManagerUnavailable(
+                    f"The manager (pid {connection.hello.pid}) has not answered {op!r} within {self._timeout:g} s.",
+                    f"Its log is {self._settings.log_file}.",
+                ) from exc
+            except (OSError, EOFError) as exc:
+                self.close()
+                if is_last:
+                    raise ManagerUnavailable(
+                        f"The manager hung up during {op!r}.", f"Its log is {self._settings.log_file}."
+                    ) from exc
+            except BaseException as exc:
+                if isinstance(exc, KeyboardInterrupt):
+                    self.close()
+                raise
+        raise AssertionError(op)  # not reached: the loop returns or raises
+
+    def _ask_object(self, op: str, fields: dict[str, Any]) -> dict[str, Any]:
+        result = self._ask(op, fields)
+        if not isinstance(result, dict):
+            raise ManagerError(f"The manager answered {op!r} with {type(result).__name__} instead of an object.")
+        return result
+
+    def _ask_list(self, op: str, fields: dict[str, Any]) -> list[dict[str, Any]]:
+        result = self._ask(op, fields)
+        if not isinstance(result, list):
+            raise ManagerError(f"The manager answered {op!r} with {type(result).__name__} instead of a list.")
+        return result
+
+
+class EventStream:
+    """Events in order, each once; when the connection breaks it is opened again and goes on where it was.
+
+    Iterate over it, or call :meth:`next` to wait for a limited time. If the manager no longer keeps all events
+    after the last one seen, an event of kind ``gap`` says so: read the status again.
+    """
+
+    def __init__(self, settings: config.Settings, *, since: int, run: str | None, start: bool, timeout: float) -> None:
+        self.seq = since
+        self._settings, self._run, self._start, self._timeout = settings, run, start, timeout
+        self._connection: Connection | None = None
+        self._pending: list[Event] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[Event]:
+        while True:
+            event = self.next(None)
+            if event is not None:
+                yield event
+
+    def fileno(self) -> int:
+        """Return the socket's descriptor, for select; opens the connection if need be."""
+        return self._open().fileno()
+
+    def close(self) -> None:
+        """Close the connection."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def next(self, timeout: float | None) -> Event | None:
+        """Return the next event, or None if none came within ``timeout`` seconds (None: no limit).
+
+        Raises
+        ------
+        ManagerUnavailable
+            The connection broke and no manager could be reached or started.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            if self._pending:
+                return self._pending.pop(0)
+            connection = self._open()
+            if self._pending:
+                continue
+            left = None if deadline is None else max(deadline - time.monotonic(), 0.001)
+            try:
+                message = connection.read(left)
+            except TimeoutError:
+                return None
+            except (OSError, EOFError):
+                self.close()
+                continue
+            if "event" in message:
+                event = Event.from_wire(message["event"])
+                if event.seq > self.seq:
+                    self.seq = event.seq
+                    return event
+            elif "seq" in message:  # how far the manager is, where the events in between are of other runs
+                self.seq = max(self.seq, int(message["seq"]))
+
+    def _open(self) -> Connection:
+        if self._connection is None:
+            connection = open_connection(self._settings, start=self._start, timeout=self._timeout)
+            try:
+                result = connection.ask(protocol.EVENTS, {"since": self.seq, "run": self._run}, self._timeout)
+            except (OSError, EOFError) as exc:
+                connection.close()
+                raise ManagerUnavailable("The manager hung up when it was asked for events.") from exc
+            except BaseException:
+                connection.close()
+                raise
+            self._connection = connection
+            if result.get("missed"):
+                self._pending.append(
+                    Event(self.seq, self._run or "", None, None, "", "gap", "", {"missed": result["missed"]})
+                )
+        return self._connection
+
+
+def open_connection(settings: config.Settings, *, start: bool, timeout: float) -> Connection:
+    """Connect to the manager; start it first when none runs and ``start`` is True.
+
+    Raises
+    ------
+    ManagerUnavailable, ProtocolVersionError
+        As :meth:`Client.connect`.
+    """
+    with contextlib.suppress(ManagerUnavailable, EOFError):
+        return Connection(settings.socket, timeout)
+    explain_absence(settings)
+    if not start:
+        raise ManagerUnavailable("No manager runs.", "Start it with: jupyter kale manager start.")
+    return start_manager(settings, lambda left: Connection(settings.socket, left), timeout=min(timeout, 10.0))

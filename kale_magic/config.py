@@ -1,0 +1,135 @@
+"""Settings: where things are, how long the manager idles, what this machine may be used for.
+
+One small object, read once when a process starts: the defaults, then ``config.toml`` in the state folder,
+then environment variables. Used by the manager and by the client that starts it.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from kale_magic.errors import ConfigError
+from kale_proxy.places import PlaceError, socket_dir, state_dir
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """What can be set.
+
+    ``idle_stop_s`` is how long a manager without live runs and clients stays; ``keep_events`` how many events
+    can be replayed; ``cpus``, ``memory_bytes`` and ``gpus`` limit what the local executor gives out (None: all
+    that the machine lets us use).
+    """
+
+    state_dir: Path
+    socket_dir: Path
+    idle_stop_s: float = 900.0
+    keep_events: int = 200_000
+    cpus: int | None = None
+    memory_bytes: int | None = None
+    gpus: int | None = None
+
+    @property
+    def database(self) -> Path:
+        """The manager's store."""
+        return self.state_dir / "kale.db"
+
+    @property
+    def manager_file(self) -> Path:
+        """Who the manager is: host, pid, address; for clients and people."""
+        return self.state_dir / "manager.json"
+
+    @property
+    def log_file(self) -> Path:
+        """What the manager says about itself."""
+        return self.state_dir / "manager.log"
+
+    @property
+    def socket(self) -> Path:
+        """Where the manager listens."""
+        return self.socket_dir / "m"
+
+    @property
+    def workers_dir(self) -> Path:
+        """One folder per supervisor of the local executor."""
+        return self.socket_dir / "w"
+
+
+# Each row: section and key of config.toml, variable, field, type (None: an amount of memory)
+_KEYS = (
+    ("manager", "idle_stop_s", "KALE_IDLE_S", "idle_stop_s", float),
+    ("manager", "keep_events", "KALE_KEEP_EVENTS", "keep_events", int),
+    ("local", "cpus", "KALE_CPUS", "cpus", int),
+    ("local", "memory", "KALE_MEMORY", "memory_bytes", None),
+    ("local", "gpus", "KALE_GPUS", "gpus", int),
+)
+
+
+VARIABLES = frozenset(variable for _, _, variable, _, _ in _KEYS)
+
+
+def load(environ: Mapping[str, str] | None = None) -> Settings:
+    """Read the settings of this process; makes the two folders when they are missing.
+
+    Raises
+    ------
+    ConfigError
+        A folder is unusable, the file can't be read, or a value has not the right form.
+    """
+    environ = os.environ if environ is None else environ
+    try:
+        settings = Settings(state_dir=state_dir(), socket_dir=socket_dir())
+    except PlaceError as exc:
+        raise ConfigError(f"Kale has no place for its files: {exc}.") from exc
+    path = settings.state_dir / "config.toml"
+    table = _read(path)
+    values: dict[str, Any] = {}
+    for section, key, variable, name, kind in _KEYS:
+        raw = table.get(section, {}).pop(key, None)
+        source = f"{path}: {section}.{key}"
+        if variable in environ:
+            raw, source = environ[variable], variable
+        if raw is not None:
+            values[name] = _value(raw, kind, source)
+    for section, rest in table.items():
+        known = sorted(key for part, key, *_ in _KEYS if part == section)
+        for key in rest if isinstance(rest, dict) else [section]:
+            known_text = f"Known in [{section}]: {', '.join(known)}." if known else "Known sections: manager, local."
+            raise ConfigError(f"{path}: {section}.{key} is no setting.", known_text)
+    return replace(settings, **values)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        return {}
+    except OSError as exc:
+        raise ConfigError(f"{path} can't be read: {exc.strerror}.") from exc
+    import tomllib
+
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as exc:
+        raise ConfigError(f"{path} is not TOML: {exc}.") from exc
+    return {section: dict(part) if isinstance(part, dict) else {section: part} for section, part in table.items()}
+
+
+def _value(raw: object, kind: type | None, source: str) -> object:
+    from kale_magic.model.resources import parse_memory
+
+    try:
+        value = parse_memory(str(raw)) if kind is None else kind(raw)
+        if value < 0:
+            raise ValueError
+    except Exception as exc:
+        raise ConfigError(
+            f"{source} = {raw!r} is not a usable value.", "Give a number, or an amount such as 4GB for memory."
+        ) from exc
+    return value

@@ -1,0 +1,105 @@
+"""The words that manager and client exchange: JSON lines over an owner-only Unix socket.
+
+The server speaks first, ``{"hello": {...}}``. A request ``{"id": n, "op": OP, ...}`` is answered once, by
+``{"id": n, "ok": true, "result": {...}}`` or ``{"id": n, "ok": false, "error": {...}}``. A connection that
+asked for ``events`` also gets ``{"event": {...}}`` lines, in order of their ``seq``. Unknown keys are passed
+over by both sides; an unknown op is an error that names it. Owns names and framing only; no sockets.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from kale_magic.errors import KaleError, ManagerError, ProtocolVersionError
+
+PROTOCOL_VERSION = 1
+MAX_LINE_BYTES = 256 << 20  # a sweep of 10,000 points with its code is a few MB
+
+SUBMIT = "submit"
+STATUS = "status"
+RUNS = "runs"
+EVENTS = "events"
+WHERE = "where"
+CANCEL = "cancel"
+STOP = "stop"
+RELEASE = "release"
+QUEUE = "queue"
+MANAGER = "manager"
+SHUTDOWN = "shutdown"
+OPS = (SUBMIT, STATUS, RUNS, EVENTS, WHERE, CANCEL, STOP, RELEASE, QUEUE, MANAGER, SHUTDOWN)
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """What a manager says of itself when a client connects."""
+
+    protocol: int
+    version: str
+    pid: int
+    host: str
+    started_at: str
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return the first line of a connection."""
+        return {"hello": asdict(self)}
+
+
+def read_hello(message: dict[str, Any], *, version: str) -> Hello:
+    """Check the first line of a connection; ``version`` is the client's own, for the message.
+
+    Raises
+    ------
+    ProtocolVersionError
+        The manager speaks another protocol.
+    ManagerError
+        Whatever answered is no manager.
+    """
+    hello = message.get("hello")
+    if not isinstance(hello, dict) or "protocol" not in hello:
+        raise ManagerError(f"What answers at the manager's address is no Kale manager: {str(message)[:80]!r}.")
+    if hello["protocol"] != PROTOCOL_VERSION:
+        raise ProtocolVersionError(
+            f"The running manager is Kale {hello.get('version', '?')} (protocol {hello['protocol']}), "
+            f"this is Kale {version} (protocol {PROTOCOL_VERSION}).",
+            "Stop it with: jupyter kale manager stop. Jobs go on, and the next command starts a manager of this version.",
+        )
+    return Hello(
+        int(hello["protocol"]),
+        str(hello.get("version", "?")),
+        int(hello.get("pid", 0)),
+        str(hello.get("host", "?")),
+        str(hello.get("started_at", "")),
+    )
+
+
+def encode(message: dict[str, Any]) -> bytes:
+    """Return a message as one line."""
+    return json.dumps(message, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
+
+
+def decode(line: bytes) -> dict[str, Any]:
+    """Read one line; raises ManagerError if it is no JSON object."""
+    try:
+        message = json.loads(line)
+    except ValueError as exc:
+        raise ManagerError(f"A line between client and manager is not JSON: {line[:80]!r}.") from exc
+    if not isinstance(message, dict):
+        raise ManagerError(f"A line between client and manager is no JSON object: {line[:80]!r}.")
+    return message
+
+
+def request(number: int, op: str, fields: dict[str, Any]) -> dict[str, Any]:
+    """Return a request."""
+    return {"id": number, "op": op, **fields}
+
+
+def answer(number: object, result: Any) -> dict[str, Any]:
+    """Return the answer to a request that went well."""
+    return {"id": number, "ok": True, "result": result}
+
+
+def refusal(number: object, error: KaleError) -> dict[str, Any]:
+    """Return the answer to a request that failed."""
+    return {"id": number, "ok": False, "error": error.to_wire()}
