@@ -32,7 +32,7 @@ _ENDS_WITHIN_S = 10.0
 @pytest.fixture(scope="session", autouse=True)
 def _private_home() -> Iterator[None]:
     """Give the session a home of its own, so that nothing of the person's Jupyter or IPython is read or written."""
-    home = Path(tempfile.mkdtemp(prefix="kale-home-", dir="/tmp"))  # noqa: S108 - sockets need short paths
+    home = Path(tempfile.mkdtemp(prefix="kale-home-", dir="/tmp"))
     patch = pytest.MonkeyPatch()
     for name in [name for name in os.environ if name.startswith(("JUPYTER", "KALE_", "JPY_"))]:
         if name != "KALE_NO_SKIP":
@@ -44,7 +44,6 @@ def _private_home() -> Iterator[None]:
     patch.setenv("JUPYTER_PLATFORM_DIRS", "1")
     patch.setenv("IPYTHONDIR", str(home / "ipython"))
     patch.setenv("MPLCONFIGDIR", str(home / "mpl"))
-    patch.setenv("MPLBACKEND", "agg")
     yield
     patch.undo()
     shutil.rmtree(home, ignore_errors=True)
@@ -53,7 +52,7 @@ def _private_home() -> Iterator[None]:
 @pytest.fixture
 def kale_home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Set ``KALE_HOME`` to a fresh 0700 folder with a short path; end everything started under it afterwards."""
-    home = Path(tempfile.mkdtemp(prefix="kale-t-", dir="/tmp"))  # noqa: S108 - sockets need short paths
+    home = Path(tempfile.mkdtemp(prefix="kale-t-", dir="/tmp"))
     monkeypatch.setenv("KALE_HOME", str(home))
     from kale_proxy.places import socket_dir
 
@@ -67,14 +66,14 @@ def kale_home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def end_all(home: Path, sockets: Path) -> None:
     """End the manager and the supervisors that wrote their ids under these folders, and what they started.
 
-    The manager goes first, so that it cannot start another supervisor; a process counts as ours only
-    if ``KALE_HOME`` in its environment is this home, since an id in a left-over file may be another's by now.
+    The manager goes first, so that it cannot start another supervisor. An id in a left-over file may be
+    another program's by now: a process counts as ours only if it is one of Kale's.
     """
     for pattern, root in (("manager.json", home), ("w/*/serve.json", sockets)):
         for file in root.glob(pattern):
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError, psutil.Error):
                 process = psutil.Process(int(json.loads(file.read_text())["pid"]))
-                if process.environ().get("KALE_HOME") == str(home):
+                if "kale_" in " ".join(process.cmdline()):
                     _end(process, with_children=pattern != "manager.json")
 
 
@@ -92,7 +91,7 @@ def _end(process: psutil.Process, *, with_children: bool) -> None:
 def until() -> Callable[..., Any]:
     """Return ``until(condition, what, timeout=20)``: polls until the condition gives something true, and returns that."""
 
-    def poll(condition: Callable[[], Any], what: str = "the condition", timeout: float = 20.0) -> Any:  # noqa: ANN401
+    def poll(condition: Callable[[], Any], what: str = "the condition", timeout: float = 20.0) -> Any:
         deadline = time.monotonic() + timeout
         while not (value := condition()):
             if time.monotonic() > deadline:
@@ -112,7 +111,7 @@ def notebook_runner(kale_home: Path, tmp_path: Path) -> Callable[..., NotebookNo
     """
     assert kale_home.is_dir()
 
-    def run(cells: Any, *, allow_errors: bool = False, timeout: int = 100) -> NotebookNode:  # noqa: ANN401
+    def run(cells: Any, *, allow_errors: bool = False, timeout: int = 100) -> NotebookNode:
         import nbformat
         from nbclient import NotebookClient
 
@@ -135,20 +134,25 @@ def notebook_runner(kale_home: Path, tmp_path: Path) -> Callable[..., NotebookNo
     return run
 
 
-def cell_text(cell: NotebookNode) -> str:
-    """Return what a person reads under a cell: streams, plain-text results and tracebacks, in order."""
-    parts = []
-    for output in cell.outputs:
-        if output.output_type == "stream":
-            parts.append(output.text)
-        elif output.output_type == "error":
-            parts.append("\n".join(output.traceback))
-        else:
-            parts.append(str(output.data.get("text/plain", "")) + "\n")
-    return "".join(parts)
+@pytest.fixture
+def cell_text() -> Callable[[NotebookNode], str]:
+    """Return ``cell_text(cell)``: what a person reads under a cell: streams, plain-text results, tracebacks, in order."""
+
+    def text(cell: NotebookNode) -> str:
+        parts = []
+        for output in cell.outputs:
+            if output.output_type == "stream":
+                parts.append(output.text)
+            elif output.output_type == "error":
+                parts.append("\n".join(output.traceback))
+            else:
+                parts.append(str(output.data.get("text/plain", "")) + "\n")
+        return "".join(parts)
+
+    return text
 
 
-def _may_not_skip(path: Path, keywords: Any) -> bool:  # noqa: ANN401
+def _may_not_skip(path: Path, keywords: Any) -> bool:
     folders = path.parts
     return os.environ.get("KALE_NO_SKIP") == "1" and (
         "cluster" in folders or "browser" in folders or any(mark in keywords for mark in _NEVER_SKIPPED)
@@ -156,7 +160,7 @@ def _may_not_skip(path: Path, keywords: Any) -> bool:  # noqa: ANN401
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Any:  # noqa: ANN401
+def pytest_runtest_makereport(item: pytest.Item) -> Any:
     """Turn a skip that this machine may not have into a failure."""
     report = yield
     if report.skipped and not hasattr(report, "wasxfail") and _may_not_skip(item.path, item.keywords):
@@ -166,7 +170,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Any:  # noqa: ANN401
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_make_collect_report(collector: pytest.Collector) -> Any:  # noqa: ANN401
+def pytest_make_collect_report(collector: pytest.Collector) -> Any:
     """Do the same for a module that skips itself as a whole."""
     report = yield
     if report.skipped and _may_not_skip(collector.path, collector.keywords):
@@ -175,7 +179,7 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Any:  # noqa: ANN
     return report
 
 
-def pytest_terminal_summary(terminalreporter: Any) -> None:  # noqa: ANN401
+def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Say how many tests were skipped, even if it is none; their reasons stand above (``-ra``)."""
     count = len(terminalreporter.stats.get("skipped", []))
     terminalreporter.write_line(f"{count} skipped" + (": each reason above says how to enable it" if count else ""))
