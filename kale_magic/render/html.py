@@ -24,7 +24,7 @@ _STYLE = (
     "<style>"
     ".kale-run{font-family:system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,sans-serif;font-size:13px;line-height:1.4}"
     ".kale-run .kale-head{margin:2px 0 6px}.kale-run .kale-picture{overflow:auto;max-height:520px}"
-    ".kale-run table.kale-steps{border-collapse:collapse;margin:8px 0 0;font-size:13px}"
+    ".kale-run table.kale-steps{border-collapse:collapse;color:inherit;margin:8px 0 0;font-size:13px}"
     ".kale-run table.kale-steps td,.kale-run table.kale-steps th{text-align:left;padding:3px 14px 3px 0;vertical-align:top;"
     "border:0;border-bottom:1px solid rgba(128,136,146,.28);background:none;white-space:nowrap;max-width:none}"
     ".kale-run table.kale-steps th{font-weight:600;opacity:.75}.kale-run table.kale-steps td.kale-why{white-space:normal;min-width:12em}"

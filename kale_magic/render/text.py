@@ -59,7 +59,7 @@ def graph_text(graph: Graph, *, is_ascii: bool = False) -> str:
     return dag_text(graph.nodes, graph.edges, title=graph.title, is_ascii=is_ascii)
 
 
-def summary_line(status: Mapping[str, Any], *, now: datetime | None = None) -> str:
+def run_line(status: Mapping[str, Any], *, now: datetime | None = None) -> str:
     """Return a run as one line: ``eos-20261122-7f3a running: 3 of 5 steps completed, 1 running, 1 waiting (12 s)``."""
     counts = _counts([step.get("state") for step in (status.get("steps") or {}).values()])
     total = sum(counts.values())
@@ -91,7 +91,7 @@ def status_table(
         for number, point in (step.get("points") or {}).items():
             if point.get("state") in {"failed", "lost"}:
                 rows.append(_status_row(f"  {name}[{number}]", point, now, is_ascii=is_ascii))
-    lines = [summary_line(status, now=now), *_aligned(rows, is_ascii=is_ascii, right=(4,), widest_last=None)]
+    lines = [run_line(status, now=now), *_aligned(rows, is_ascii=is_ascii, right=(4,), widest_last=None)]
     return "\n".join(clip(line, width, is_ascii=is_ascii) if width else line for line in lines)
 
 
