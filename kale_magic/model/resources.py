@@ -57,7 +57,7 @@ def format_memory(amount: int) -> str:
     for unit in "TGM":
         if amount % _UNIT[unit.lower()] == 0:
             return f"{amount // _UNIT[unit.lower()]}{unit}B"
-    return f"{amount / 1024:g}KB" if amount % 1024 == 0 else f"{amount / (1 << 20)!r}MB"
+    return f"{amount // 1024}KB" if amount % 1024 == 0 else f"{amount / (1 << 20)!r}MB"
 
 
 def parse_walltime(text: str) -> int:

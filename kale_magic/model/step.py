@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -27,7 +28,10 @@ class StepKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """One ``--each``: the parameter's name, its values in order, and the text the user wrote."""
+    """One ``--each``: the parameter's name, its values in order, and their text.
+
+    ``source`` is the expression as written where it is ``range(..)`` or ``linspace(..)``, else the list as a literal.
+    """
 
     name: str
     values: tuple[object, ...]
@@ -36,7 +40,11 @@ class Axis:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Step:
-    """What one ``%%kale_step`` cell declares. Names in ``inputs`` are ``x`` or ``producer.x``."""
+    """What one ``%%kale_step`` cell declares. Names in ``inputs`` are ``x`` or ``producer.x``.
+
+    ``first_line`` is the line of the cell at which ``code`` begins, so that messages give the line the
+    user sees; it is no part of the workflow.
+    """
 
     name: str
     code: str
@@ -55,11 +63,18 @@ class Step:
     retries: int = 0
     executor: str | None = None
     tags: tuple[str, ...] = ()
+    first_line: int = field(default=1, compare=False)
 
     @property
     def is_sweep(self) -> bool:
         """Whether the step has ``--each`` and so runs as several jobs."""
         return bool(self.each)
+
+    @property
+    def point_count(self) -> int:
+        """How many jobs the step is: the number of :meth:`points`."""
+        lengths = [len(axis.values) for axis in self.each]
+        return lengths[0] if self.is_zipped and lengths else math.prod(lengths)
 
     def points(self) -> list[dict[str, object]]:
         """Return the swept parameters of each point, in point order (the last axis varies fastest).
@@ -70,3 +85,14 @@ class Step:
         columns = [axis.values for axis in self.each]
         rows = zip(*columns, strict=True) if self.is_zipped and columns else itertools.product(*columns)
         return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def clean_code(text: str) -> str:
+    """Return a cell's code in the form in which it is kept: no empty lines around it, one newline at its end."""
+    body = re.sub(r"\A(?:[^\S\n]*\n)+", "", text.replace("\r\n", "\n")).rstrip()
+    return f"{body}\n" if body else ""
+
+
+def leaves_folder(pattern: str) -> bool:
+    """Whether a path or glob of ``--files-in`` or ``--files-out`` points out of the workflow's folder."""
+    return pattern.startswith(("/", "~")) or ".." in pattern.replace("\\", "/").split("/") or "\0" in pattern

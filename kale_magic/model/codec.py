@@ -1,0 +1,256 @@
+"""A workflow as a plain dict of JSON values, and back: what goes to the manager and into a YAML file.
+
+Owns the names and the order of the keys (``kale-magic.org/v1``); fields at their default are left out. Knows
+nothing of YAML text. Called by client, manager and :mod:`kale_magic.formats.native`.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from kale_magic.errors import FormatError, StepSyntaxError, WorkflowError
+from kale_magic.model.literals import MAX_POINTS, decode_value, encode_value, parse_each, to_literal
+from kale_magic.model.resources import Resources, format_memory, format_walltime, parse_memory, parse_walltime
+from kale_magic.model.step import STEP_NAME, Axis, Step, StepKind, leaves_folder
+from kale_magic.model.workflow import Workflow
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SCHEMA_ID = "kale-magic.org/v1"
+_TEXTS = ("description", "executor", "host", "directory", "share")
+_COUNTS = ("nodes", "ntasks", "cpus", "gpus")
+_WORDS = ("queue", "account", "qos", "constraint", "reservation", "container")
+_LISTS = ("native", "modules", "setup")
+_STEP_LISTS = ("after", "inputs", "outputs", "files_in", "files_out", "tags")
+_STEP_KEYS = (
+    "description", "kind", "kernel", "after", "inputs", "outputs", "params", "each", "zip", "files_in", "files_out",
+    "resources", "retries", "executor", "tags", "code",
+)  # fmt: skip
+_RESOURCE_KEYS = (
+    *_COUNTS, "memory", "walltime", "queue", "account", "qos", "constraint", "reservation", "container",
+    "modules", "env", "setup", "native",
+)  # fmt: skip
+
+Path = tuple[str | int, ...]
+_T = TypeVar("_T")
+
+
+class Misfit(Exception):  # noqa: N818 - becomes a FormatError once the place in the text is known
+    """A value is not what its place takes; ``path`` leads to it from the top of the dict."""
+
+    def __init__(self, path: Path, message: str) -> None:
+        super().__init__(message)
+        self.path = path
+        self.message = message
+
+
+def workflow_to_dict(workflow: Workflow) -> dict[str, Any]:
+    """Return the dict that :func:`workflow_from_dict` reads back to an equal workflow.
+
+    Raises
+    ------
+    WorkflowError
+        A parameter has no literal form.
+    """
+    markdown = {name: text for name, text in workflow.markdown.items() if name}
+    narrative = {"workflow": workflow.markdown.get("", ""), "steps": markdown}
+    return {
+        "schema": SCHEMA_ID,
+        "name": workflow.name,
+        **_present({key: getattr(workflow, key) for key in _TEXTS}),
+        **_present({"markdown": _present(narrative), "common": dict(workflow.common)}),
+        "steps": {name: _step_to_dict(step) for name, step in workflow.steps.items()},
+    }
+
+
+def _present(items: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in items.items() if value is not None and value not in ("", [], {}, False)}
+
+
+def _step_to_dict(step: Step) -> dict[str, Any]:
+    items: dict[str, Any] = {key: list(getattr(step, key)) for key in _STEP_LISTS}
+    items |= {key: getattr(step, key) for key in ("description", "kernel", "executor", "retries", "code")}
+    items |= {
+        "kind": None if step.kind is StepKind.PYTHON else step.kind.value,
+        "params": {key: encode_value(value, f"{key} of step {step.name}") for key, value in step.params.items()},
+        "each": {axis.name: _axis_to_data(axis, step.name) for axis in step.each},
+        "zip": step.is_zipped,
+        "resources": _resources_to_dict(step.resources),
+        "retries": step.retries or None,
+    }
+    return {**_present({key: items[key] for key in _STEP_KEYS[:-1]}), "code": step.code}
+
+
+def _axis_to_data(axis: Axis, step: str) -> Any:
+    if not axis.source.lstrip().startswith(("[", "(")):
+        try:
+            if parse_each(axis.source) == axis.values:
+                return axis.source
+        except ValueError:
+            pass
+    return [encode_value(value, f"{axis.name} of step {step}") for value in axis.values]
+
+
+def _resources_to_dict(resources: Resources) -> dict[str, Any]:
+    items: dict[str, Any] = {key: getattr(resources, key) for key in (*_COUNTS, *_WORDS)}
+    items |= {key: list(getattr(resources, key)) for key in _LISTS}
+    items["memory"] = None if resources.memory_bytes is None else format_memory(resources.memory_bytes)
+    items["walltime"] = None if resources.walltime_s is None else format_walltime(resources.walltime_s)
+    items["env"] = dict(resources.env)
+    # 0 GPUs is an answer, so only None counts as absent
+    return {key: items[key] for key in _RESOURCE_KEYS if items[key] is not None and items[key] not in ([], {})}
+
+
+def workflow_from_dict(data: Any) -> Workflow:
+    """Return the workflow of a dict that :func:`workflow_to_dict` made, or one of the same form.
+
+    Raises
+    ------
+    FormatError
+        Something in it is not what its place takes; the message names the place.
+    """
+    try:
+        return read_workflow(data)
+    except Misfit as exc:
+        raise FormatError(f"{'.'.join(map(str, exc.path)) or 'The workflow'}: {exc.message}") from exc
+
+
+def read_workflow(data: Any) -> Workflow:
+    """Do what :func:`workflow_from_dict` does, but raise :class:`Misfit`, for callers that know the places in a text."""
+    top = _mapping(data, (), ("schema", "name", *_TEXTS, "markdown", "common", "steps"))
+    if top.get("schema") != SCHEMA_ID:
+        raise Misfit(("schema",), f"this Kale reads {SCHEMA_ID!r}, not {top.get('schema')!r}.")
+    narrative = _mapping(top.get("markdown", {}), ("markdown",), ("workflow", "steps"))
+    markdown = {"": _text(narrative["workflow"], ("markdown", "workflow"))} if narrative.get("workflow") else {}
+    markdown |= _texts(narrative.get("steps", {}), ("markdown", "steps"))
+    steps: dict[str, Step] = {}
+    seen: dict[str, str] = {}
+    for name, step in _mapping(top.get("steps", {}), ("steps",)).items():
+        path: Path = ("steps", name)
+        if not STEP_NAME.fullmatch(name):
+            raise Misfit(path, f"{name!r} is no step name: a letter, then up to 63 letters, digits, _ or -.")
+        if name.lower() in seen:
+            raise Misfit(path, f"{name!r} and {seen[name.lower()]!r} differ only in case.")
+        seen[name.lower()] = name
+        steps[name] = _step_from_dict(name, step, path)
+    return Workflow(
+        name=_text(top.get("name", ""), ("name",)),
+        common=_texts(top.get("common", {}), ("common",)),
+        markdown=markdown,
+        steps=steps,
+        **{key: _text(top[key], (key,)) for key in _TEXTS if key in top},
+    )
+
+
+def _step_from_dict(name: str, data: Any, path: Path) -> Step:
+    items = _mapping(data, path, _STEP_KEYS)
+    if "code" not in items:
+        raise Misfit(path, "the step has no code.")
+    kind = items.get("kind", "python")
+    if kind not in list(StepKind):
+        raise Misfit((*path, "kind"), f"{kind!r} is none of {', '.join(StepKind)}.")
+    for key in ("files_in", "files_out"):
+        for number, pattern in enumerate(_list(items.get(key, []), (*path, key))):
+            if leaves_folder(pattern):
+                raise Misfit((*path, key, number), f"{pattern!r} is absolute or leaves the workflow's folder.")
+    lists: dict[str, Any] = {key: tuple(_list(items.get(key, []), (*path, key))) for key in _STEP_LISTS}
+    words: dict[str, Any] = {key: _text(items[key], (*path, key)) for key in ("kernel", "executor") if key in items}
+    params = _mapping(items.get("params", {}), (*path, "params"))
+    step = Step(
+        name=name,
+        kind=StepKind(kind),
+        code=_text(items["code"], (*path, "code")),
+        description=_text(items.get("description", ""), (*path, "description")),
+        params={key: _value(value, (*path, "params", key)) for key, value in params.items()},
+        each=_axes(items.get("each", {}), (*path, "each")),
+        is_zipped=_flag(items.get("zip", False), (*path, "zip")),
+        resources=_resources_from_dict(items.get("resources", {}), (*path, "resources")),
+        retries=_count(items.get("retries", 0), (*path, "retries")),
+        **lists,
+        **words,
+    )
+    if step.is_zipped and len({len(axis.values) for axis in step.each}) > 1:
+        raise Misfit((*path, "each"), "with zip all lists need the same length.")
+    if step.point_count > MAX_POINTS:
+        raise Misfit((*path, "each"), f"{step.point_count} points; a sweep has at most {MAX_POINTS}.")
+    return step
+
+
+def _axes(data: Any, path: Path) -> tuple[Axis, ...]:
+    axes = []
+    for name, values in _mapping(data, path).items():
+        if isinstance(values, str):
+            axes.append(Axis(name, _made(partial(parse_each, values), (*path, name)), values))
+        elif isinstance(values, list) and values:
+            decoded = tuple(_value(value, (*path, name, number)) for number, value in enumerate(values))
+            axes.append(Axis(name, decoded, to_literal(list(decoded))))
+        else:
+            raise Misfit((*path, name), "takes a list with values, or range(..), linspace(..) or logspace(..).")
+    return tuple(axes)
+
+
+def _resources_from_dict(data: Any, path: Path) -> Resources:
+    items = _mapping(data, path, _RESOURCE_KEYS)
+    made: dict[str, Any] = {key: _count(items[key], (*path, key)) for key in _COUNTS if key in items}
+    made |= {key: _text(items[key], (*path, key)) for key in _WORDS if key in items}
+    made |= {key: tuple(_list(items.get(key, []), (*path, key))) for key in _LISTS}
+    made["env"] = tuple(_texts(items.get("env", {}), (*path, "env")).items())
+    if "memory" in items:
+        made["memory_bytes"] = _made(lambda: parse_memory(str(items["memory"])), (*path, "memory"))
+    if "walltime" in items:
+        made["walltime_s"] = _made(lambda: parse_walltime(str(items["walltime"])), (*path, "walltime"))
+    return Resources(**made)
+
+
+def _made(make: Callable[[], _T], path: Path) -> _T:
+    try:
+        return make()
+    except (StepSyntaxError, WorkflowError, ValueError) as exc:
+        raise Misfit(path, str(exc)) from exc
+
+
+def _value(data: Any, path: Path) -> object:
+    return _made(lambda: decode_value(data), path)
+
+
+def _mapping(data: Any, path: Path, allowed: tuple[str, ...] | None = None) -> dict[str, Any]:
+    if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
+        raise Misfit(path, f"takes names with values, not {_shown(data)}.")
+    for key in data:
+        if allowed is not None and key not in allowed:
+            raise Misfit((*path, key), f"{key!r} is not known here; allowed are {', '.join(allowed)}.")
+    return data
+
+
+def _texts(data: Any, path: Path) -> dict[str, str]:
+    return {key: _text(value, (*path, key)) for key, value in _mapping(data, path).items()}
+
+
+def _list(data: Any, path: Path) -> list[str]:
+    if not isinstance(data, list):
+        raise Misfit(path, f"takes a list of text, not {_shown(data)}.")
+    return [_text(item, (*path, number)) for number, item in enumerate(data)]
+
+
+def _text(data: Any, path: Path) -> str:
+    if not isinstance(data, str):
+        raise Misfit(path, f"takes text, not {_shown(data)}.")
+    return data
+
+
+def _flag(data: Any, path: Path) -> bool:
+    if not isinstance(data, bool):
+        raise Misfit(path, f"takes true or false, not {_shown(data)}.")
+    return data
+
+
+def _count(data: Any, path: Path) -> int:
+    if not isinstance(data, int) or isinstance(data, bool) or data < 0:
+        raise Misfit(path, f"takes a whole number, not {_shown(data)}.")
+    return data
+
+
+def _shown(data: Any) -> str:
+    return "a mapping" if isinstance(data, dict) else "a list" if isinstance(data, list) else repr(data)[:60]
