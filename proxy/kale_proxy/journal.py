@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 SEGMENT_BYTES = 64 << 20
 KEPT_SEGMENTS = 4
 PREFIX = "journal-"
+_BLOCK_BYTES = 1 << 20
 _U32 = struct.Struct(">I")
 _HEAD = struct.Struct(">IH")
 
@@ -135,6 +137,14 @@ class JournalReader:
             taken += sum(map(len, record))
         return found
 
+    def last(self) -> int:
+        """Return the number of the newest complete record, 0 if there is none."""
+        names = self._names()
+        if not names or not self._open(names[-1]):
+            return 0 if not names else self.last()
+        self._pass(sys.maxsize)
+        return self._next - 1
+
     def close(self) -> None:
         """Close the file that is open for reading."""
         if self._fd >= 0:
@@ -162,14 +172,26 @@ class JournalReader:
             return self._seek(wanted)
         if start > wanted:
             self.dropped += start - wanted
-        while self._next < wanted:
-            size = self._peek()
-            if size is None:
-                if self._following():
-                    continue
+        while not self._pass(wanted):
+            if not self._following():
                 return False
-            self._offset += 4 + size
-            self._next += 1
+        return True
+
+    def _pass(self, wanted: int) -> bool:
+        """Go over complete records of this file up to number ``wanted``; tell whether it is reached."""
+        end = os.fstat(self._fd).st_size
+        while self._next < wanted:
+            block = os.pread(self._fd, _BLOCK_BYTES, self._offset)
+            at = 0
+            while self._next < wanted and at + 4 <= len(block):
+                length = 4 + _U32.unpack_from(block, at)[0]
+                if self._offset + at + length > end:
+                    break
+                at += length
+                self._next += 1
+            if at == 0:
+                return False
+            self._offset += at
         return True
 
     def _following(self) -> bool:

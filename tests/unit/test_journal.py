@@ -85,3 +85,16 @@ def test_memoryviews_and_large_parts_are_kept(tmp_path: Path) -> None:
     big = bytes(range(256)) * 1000
     JournalWriter(tmp_path).append([b"a", memoryview(big)])
     assert JournalReader(tmp_path).read(0) == [(1, [b"a", big])]
+
+
+def test_last_is_the_newest_complete_record(tmp_path: Path) -> None:
+    reader = JournalReader(tmp_path)
+    assert reader.last() == 0
+    writer = JournalWriter(tmp_path, segment_bytes=3 << 20)
+    for n in range(1, 12):
+        assert writer.append([b"x" * 300_000, b"y" * n]) == n
+        assert reader.last() == n
+    newest = sorted(tmp_path.iterdir())[-1]
+    newest.write_bytes(newest.read_bytes()[:-1])
+    assert reader.last() == 10
+    assert reader.read(8) == [(n, [b"x" * 300_000, b"y" * n]) for n in (9, 10)]
