@@ -62,7 +62,8 @@ class _Pen:
         if not classes and not css:
             return escape(text)
         style = f' style="{";".join(css)}"' if css else ""
-        return f'<span class="{" ".join(classes)}"{style}>{escape(text)}</span>'
+        names = f' class="{" ".join(classes)}"' if classes else ""
+        return f"<span{names}{style}>{escape(text)}</span>"
 
 
 def ansi_to_html(text: str) -> str:
