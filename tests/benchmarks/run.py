@@ -33,6 +33,7 @@ def main():
     os.environ["KALE_HOME"] = str(home)
     sys.path.append(str(Path(__file__).resolve().parents[1]))
     from conftest import end_all
+
     from kale_proxy.places import socket_dir
 
     before = Path.cwd()
