@@ -10,18 +10,18 @@ itself has brought it.
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import pickle
 import stat
 import sys
 import types
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import io
     from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
 INDEX = "index.json"
 _JSON_MAX_ITEMS = 10_000

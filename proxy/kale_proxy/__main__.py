@@ -1,0 +1,29 @@
+"""``python -m kale_proxy``: ``serve --dir FOLDER`` is the warm supervisor, ``run JOB.json`` runs one job by hand."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m kale_proxy", allow_abbrev=False, description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    serve = commands.add_parser("serve", help="fork kernels for steps, until idle")
+    serve.add_argument("--dir", required=True, type=Path, help="folder of the socket (0700, on this host)")
+    serve.add_argument("--idle", type=float, default=60.0, help="seconds without work after which it ends")
+    run = commands.add_parser("run", help="run one job in the foreground, as its job.sh does")
+    run.add_argument("job", type=Path, help="job.json")
+    options = parser.parse_args(argv)
+    from kale_proxy import supervisor
+
+    if options.command == "serve":
+        supervisor.serve(options.dir.resolve(), options.idle)
+        return 0
+    return supervisor.run_one(options.job)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

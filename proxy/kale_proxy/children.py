@@ -1,0 +1,174 @@
+"""What the processes do that a supervisor forks: run a step, wait as a spare, serve visitors, record a crash."""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import json
+import os
+import socket
+import struct
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kale_proxy import agent, claim, kernelrun, shellrun, steprun
+from kale_proxy.journal import JournalReader, JournalWriter
+from kale_proxy.record import cells_of, notebook_metadata, write_event, write_result
+from kale_proxy.recorder import Recorder
+from kale_proxy.spec import JobSpec
+
+if TYPE_CHECKING:
+    from kale_proxy.job import Job
+    from kale_proxy.spec import JobResult
+    from kale_proxy.stepkernel import StepApp
+
+
+@dataclass(frozen=True, slots=True)
+class Spare:
+    """A process that was forked ahead, its kernel serving already, waiting for a step."""
+
+    pid: int
+    live: Path
+    link: socket.socket
+    agent_listener: socket.socket
+
+    def give(self, spec: JobSpec) -> None:
+        """Hand the step over; the process runs it and ends."""
+        self.link.sendall(spec.to_json().encode().replace(b"\n", b"") + b"\n")
+
+
+def listen(path: Path) -> socket.socket:
+    """Return a listening Unix socket of mode 0600 (its folder is 0700)."""
+    listener = socket.socket(socket.AF_UNIX)
+    mask = os.umask(0o177)
+    try:
+        listener.bind(str(path))
+    finally:
+        os.umask(mask)
+    listener.listen(32)
+    return listener
+
+
+def peer_uid(client: socket.socket) -> int:
+    """Return the user at the other end of a Unix socket (SO_PEERCRED, unix(7))."""
+    data = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    uid: int = struct.unpack("3i", data)[1]
+    return uid
+
+
+def preload() -> None:
+    """Import before the fork what every child would import after it."""
+    agent.preload()
+
+
+def run_job(app: StepApp, spec: JobSpec, live: Path, link: socket.socket) -> int:
+    """Run one attempt in this process; return its exit code."""
+    _become_leader(live)
+    if spec.kind == "python":
+        start_kernel(app, live)
+    return _run(app, spec, live, link)
+
+
+def wait_as_spare(app: StepApp, live: Path, link: socket.socket) -> int:
+    """Start the kernel, wait for a step on ``link`` and run it; end when the supervisor does."""
+    _become_leader(live)
+    start_kernel(app, live)
+    buffer = bytearray()
+    while not buffer.endswith(b"\n"):
+        data = link.recv(1 << 20)
+        if not data:
+            return 0
+        buffer += data
+    return _run(app, JobSpec.from_json(bytes(buffer)), live, link)
+
+
+def start_kernel(app: StepApp, live: Path) -> None:
+    """Bind the prepared kernel to sockets in ``live``."""
+    asyncio.set_event_loop(asyncio.new_event_loop())
+    app.journal = JournalWriter(live)
+    app.start_in_child(live)
+
+
+def _run(app: StepApp, spec: JobSpec, live: Path, link: socket.socket) -> int:
+    try:
+        if spec.kind == "python":
+            steprun.StepRun(app, spec, link).run()
+        elif spec.kind == "kernel":
+            kernelrun.KernelRun(spec, live, link).run()
+        else:
+            shellrun.run(spec, live)
+    except claim.ClaimTaken as exc:
+        print(exc, file=sys.__stderr__, flush=True)
+        return steprun.REFUSED
+    except OSError as exc:
+        print(exc, file=sys.__stderr__, flush=True)
+        begun = (claim.read(Path(spec.folder), spec.attempt) or {}).get("uuid") == spec.uuid
+        return steprun.BROKEN if begun else steprun.UNWRITABLE
+    except Exception:  # the edge of the process: the report goes into the result
+        import traceback
+
+        traceback.print_exc(file=sys.__stderr__)
+        sys.__stderr__.flush()  # type: ignore[union-attr]
+        return steprun.BROKEN
+    return 0
+
+
+def _become_leader(live: Path) -> None:
+    """Make a session of our own, with nothing to read and all that bypasses the kernel in ``raw.log``."""
+    os.setsid()
+    log = os.open(live / "raw.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    null = os.open(os.devnull, os.O_RDONLY)
+    for source, target in ((null, 0), (log, 1), (log, 2)):
+        os.dup2(source, target)
+    faulthandler.enable(log)  # a descriptor of its own: ipykernel takes 1 and 2 for pipes
+    os.close(null)
+
+
+def run_agent(listener: socket.socket, live: Path, kernel_pid: int, deadline_s: float = 60.0) -> int:
+    """Serve visitors of one step until it ends or nobody is there."""
+    os.setsid()
+    end = time.monotonic() + deadline_s
+    while not (live / "kernel.json").exists() and time.monotonic() < end:
+        time.sleep(0.002)  # the step was forked a moment ago
+    agent.run(listener, live, kernel_pid)
+    return 0
+
+
+def write_crash(job: Job, result: JobResult) -> int:
+    """Rebuild the record of a step that ended without one, from the journal, and write its result."""
+    spec = job.spec
+    folder = Path(spec.folder)
+    recorder = Recorder(folder, cells_of(spec), notebook_metadata(spec), writes_logs=not (folder / "stdout.log").exists())
+    reader, seq = JournalReader(job.live), 0
+    while records := reader.read(seq):
+        for number, parts in records:
+            recorder.message(parts)
+            seq = number
+    report = _crash_lines(job.raw_log())
+    if spec.kind in {"shell", "script"}:
+        shellrun.record_logs(recorder, folder)
+    recorder.error_output("StepEnded", result.reason, [result.reason, *report])
+    recorder.save(is_durable=True)
+    recorder.close()
+    if report:
+        with (folder / "stderr.log").open("a", encoding="utf-8") as stream:
+            stream.write("\n".join([*report, ""]))
+    shown = {"ename": "StepEnded", "evalue": result.reason, "traceback": report}
+    final = json.loads(result.to_json()) | {"error": shown}
+    write_event(spec, "ended", state=result.state, reason=result.reason)
+    write_result(spec, type(result).from_json(json.dumps(final)))
+    return 0
+
+
+def _crash_lines(log: str) -> list[str]:
+    """Return the crash report's thread that crashed (faulthandler names it "Current thread"), else the log's end."""
+    lines = log.splitlines()
+    starts = [number for number, line in enumerate(lines) if line.startswith("Current thread")]
+    if not starts:
+        return lines[-40:]
+    block = lines[starts[-1] :]
+    ends = [number for number, line in enumerate(block) if not line.strip()]
+    return block[: ends[0] if ends else None][:40]

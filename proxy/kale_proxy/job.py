@@ -1,0 +1,156 @@
+"""One running attempt as its supervisor knows it, and in words how it ended when it could not say so itself."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from typing import TYPE_CHECKING, Any
+
+from kale_proxy import procs, steprun
+from kale_proxy.claim import pid_start
+from kale_proxy.record import new_result, now
+
+if TYPE_CHECKING:
+    import socket
+    from pathlib import Path
+
+    from kale_proxy.spec import JobResult, JobSpec
+
+_SIGNALS = {
+    signal.SIGSEGV: "a segmentation fault in compiled code",
+    signal.SIGBUS: "a bus error in compiled code",
+    signal.SIGILL: "an illegal instruction in compiled code",
+    signal.SIGFPE: "an arithmetic fault in compiled code",
+    signal.SIGABRT: "compiled code called abort()",
+    signal.SIGTERM: "SIGTERM from outside Kale",
+    signal.SIGINT: "SIGINT from outside Kale",
+}
+_LOG_MAX = 64 << 10
+
+
+class Job:
+    """An attempt and its process; ``link`` is our end of the socket pair to it."""
+
+    def __init__(self, spec: JobSpec, pid: int, live: Path, link: socket.socket, agent_listener: socket.socket | None) -> None:
+        self.spec = spec
+        self.pid = pid
+        self.leader = pid
+        self.pid_start = pid_start(pid)
+        self.live = live
+        self.link = link
+        self.agent_listener = agent_listener
+        self.agent_pid: int | None = None
+        self.at = now()
+        self.started = time.monotonic()
+        self.state = "running"
+        self.kill_reason: str | None = None
+        self.kill_state = "failed"
+        self.kill_at: float | None = None
+        self.is_finishing = False
+        self.had_children = False
+        self.peak_bytes = 0
+        self.oom_kills = procs.oom_kills()
+
+    def describe(self) -> dict[str, Any]:
+        """Return what managers are told of a running job."""
+        return {
+            "uuid": self.spec.uuid, "folder": self.spec.folder, "pid": self.leader, "pid_start": self.pid_start,
+            "live": str(self.live), "state": self.state,
+        }
+
+    def kernel_pid(self) -> int:
+        """Return the process that holds the kernel: the job's own, or the one a foreign kernel was started as."""
+        with contextlib.suppress(OSError, ValueError):
+            return int((self.live / "kernel.pid").read_text(encoding="ascii"))
+        return self.leader
+
+    def interrupt(self) -> None:
+        """Send the code a KeyboardInterrupt; the mark tells the step that a person asked for it."""
+        with contextlib.suppress(OSError):
+            (self.live / "stop").touch(mode=0o600)
+        if self.spec.kind in {"python", "kernel"}:
+            procs.send([self.kernel_pid()], signal.SIGINT)
+        else:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.leader, signal.SIGINT)
+
+    def release(self) -> None:
+        """End the hold of a stopped step."""
+        with contextlib.suppress(OSError):
+            self.link.sendall(b"release\n")
+
+    def resume_if_frozen(self) -> None:
+        """Let a process that is stopped (SIGSTOP) see the signal that ends it."""
+        procs.send([self.leader], signal.SIGCONT)
+
+    def may_have_leftovers(self) -> bool:
+        """Whether processes of the step can still be there: one of its session, or it was seen to have children."""
+        if self.had_children or time.monotonic() - self.started > 1.0:
+            return True
+        try:
+            os.killpg(self.leader, 0)
+        except (ProcessLookupError, PermissionError):
+            return False
+        return True
+
+    def was_refused(self, status: int) -> bool:
+        """Whether the process ended before the step began."""
+        return os.WIFEXITED(status) and os.WEXITSTATUS(status) in {steprun.REFUSED, steprun.UNWRITABLE}
+
+    def refusal(self, status: int) -> str:
+        """Return why the step did not begin, in one sentence."""
+        said = self.raw_log().strip().splitlines()
+        why = said[-1] if said else "no reason was given"
+        if os.WEXITSTATUS(status) == steprun.REFUSED:
+            return why
+        return f"the step's folder {self.spec.folder} can't be written: {why}"
+
+    def raw_log(self) -> str:
+        """Return the end of what the process wrote past the kernel: crash reports of Python and of C libraries."""
+        try:
+            with (self.live / "raw.log").open("rb") as stream:
+                stream.seek(max(0, os.fstat(stream.fileno()).st_size - _LOG_MAX))
+                return stream.read().decode("utf-8", "replace")
+        except OSError:
+            return ""
+
+    def classify(self, status: int, usage: Any) -> JobResult:
+        """Return the result of a process that ended without one: crashed, killed, or left by ``os._exit``."""
+        state, reason, code, signum = self.kill_state, self.kill_reason, None, None
+        if os.WIFSIGNALED(status):
+            signum = os.WTERMSIG(status)
+            code = 128 + signum
+        else:
+            code = os.waitstatus_to_exitcode(status)
+        if reason is None:
+            state = "failed"
+            reason = self._signal_words(signum) if signum is not None else self._exit_words(code)
+        return new_result(
+            self.spec, state, self.at, exit_code=code, signal=signum, reason=reason, pid=self.leader,
+            cpu_s=round(usage.ru_utime + usage.ru_stime, 4), peak_rss_bytes=max(self.peak_bytes, usage.ru_maxrss * 1024),
+        )
+
+    def _signal_words(self, signum: int) -> str:
+        if signum == signal.SIGKILL:
+            if procs.oom_kills() > self.oom_kills:
+                return "killed by the operating system: the machine ran out of memory (ask for more with --memory, or use less)"
+            return "killed by SIGKILL from outside Kale (kill -9, or the memory limit of the machine or container)"
+        try:
+            name = signal.Signals(signum).name
+        except ValueError:
+            name = f"signal {signum}"
+        words = _SIGNALS.get(signal.Signals(signum)) if name.startswith("SIG") else None
+        return f"the process was ended by {words} ({name})" if words else f"the process was ended by {name}"
+
+    def _exit_words(self, code: int) -> str:
+        if code == steprun.BROKEN:
+            return f"Kale's own worker failed; its report: {self.raw_log().strip()[-2000:]}"
+        if self.spec.kind == "kernel":
+            return f"the kernel {self.spec.kernel} ended with exit code {code} while the cell ran"
+        return f"the process left by os._exit({code}) or a library's exit({code}), so no outputs were saved"
+
+    def unrecorded(self) -> JobResult:
+        """Return a result when even the record could not be written (a full disk)."""
+        return new_result(self.spec, "failed", self.at, reason=f"its result could not be written to {self.spec.folder}: is the disk full?", exit_code=1)

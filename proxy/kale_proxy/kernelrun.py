@@ -1,0 +1,304 @@
+"""Run a step in an installed kernel that is not our own: bash, R, Julia, Python of another environment.
+
+Two processes: this one starts the kernel by its kernelspec, talks to it as a client, journals and
+records what it publishes; the kernel is its child. Values cross for Python kernels only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import json
+import os
+import resource
+import secrets
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kale_proxy import claim, steprun, values
+from kale_proxy.journal import JournalWriter
+from kale_proxy.record import cells_of, new_result, notebook_metadata, now, write_event, write_result
+from kale_proxy.recorder import CELL_PREFIX, Recorder
+
+if TYPE_CHECKING:
+    import socket
+
+    from kale_proxy.spec import JobResult, JobSpec
+
+CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
+READY_S = 120.0
+_SAVE_S = 2.0
+
+
+class KernelGone(Exception):  # noqa: N818 - an outcome
+    """The kernel's process ended while we waited for it."""
+
+
+class KernelRun:
+    """One attempt in a kernel that was started for it. Parameters as :class:`kale_proxy.steprun.StepRun`."""
+
+    def __init__(self, spec: JobSpec, live: Path, link: socket.socket) -> None:
+        self.spec = spec
+        self.live = live
+        self.link = link
+        self.folder = Path(spec.folder)
+        self.started_at = now()
+        self.journal = JournalWriter(live)
+        self.recorder = Recorder(self.folder, cells_of(spec, language=""), notebook_metadata(spec))
+        self.kernel: subprocess.Popen[bytes] | None = None
+        self.language = ""
+        self.saved = time.monotonic()
+
+    def run(self) -> JobResult:
+        """Run the step to its end; the result is on disk when this returns."""
+        claim.take(self.spec)
+        write_event(self.spec, "running", pid=os.getpid(), live=str(self.live))
+        os.environ.update(self.spec.env)
+        os.environ.update(steprun.job_environment(self.spec))
+        try:
+            result = self._start() or self._cells()
+            if result.reason == steprun.STOPPED:
+                self._hold()
+        except KernelGone:
+            assert self.kernel is not None
+            code = self.kernel.wait()
+            how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+            log = (self.live / "raw.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()[-40:]
+            reason = f"the kernel {self.spec.kernel} {how} while the cell ran" + (f": {log[-1]}" if log else "")
+            self.recorder.error_output("KernelDied", reason, [reason, *log])
+            error = {"ename": "KernelDied", "evalue": reason, "traceback": log}
+            result = self._result("failed", reason, exit_code=128 - code if code < 0 else code or 1, error=error)
+        self._stop_kernel()
+        return self._finish(result)
+
+    def _start(self) -> JobResult | None:
+        """Start the kernel and wait until it answers; return a result when it can't."""
+        import zmq
+        from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
+        from jupyter_client.session import Session
+
+        try:
+            kernelspec = KernelSpecManager().get_kernel_spec(self.spec.kernel or "python3")
+        except NoSuchKernel:
+            return self._result("failed", f"the kernel {self.spec.kernel} is not installed here: see `jupyter kernelspec list`")
+        key = secrets.token_hex(32)
+        info: dict[str, Any] = {f"{name}_port": number for number, name in enumerate(CHANNELS, 1)}
+        info |= {"transport": "ipc", "ip": str(self.live / "k"), "key": key, "signature_scheme": "hmac-sha256", "kernel_name": self.spec.kernel}
+        starting = self.live / "kernel-starting.json"
+        values.write_atomic(starting, json.dumps(info).encode())
+        argv = [part.format(connection_file=str(starting), resource_dir=kernelspec.resource_dir) for part in kernelspec.argv]
+        if argv[0] in {"python", "python3", f"python3.{sys.version_info[1]}"}:
+            argv[0] = sys.executable  # as jupyter_client does: the kernelspec of this very environment
+        environment = {**os.environ, **{name: os.path.expandvars(text) for name, text in kernelspec.env.items()}}
+        try:
+            self.kernel = subprocess.Popen(argv, cwd=self.spec.cwd, env=environment, stdin=subprocess.DEVNULL)
+        except OSError as exc:
+            return self._result("failed", f"the kernel {self.spec.kernel} could not be started: {argv[0]}: {exc.strerror or exc}")
+        (self.live / "kernel.pid").write_text(str(self.kernel.pid), encoding="ascii")
+        self.session = Session(key=key.encode())
+        self.context = zmq.Context()
+        self.iopub, self.shell, self.control = (self.context.socket(kind) for kind in (zmq.SUB, zmq.DEALER, zmq.DEALER))
+        self.iopub.rcvhwm = 0
+        self.iopub.subscribe(b"")
+        for name, number in (("shell", 1), ("iopub", 2), ("control", 4)):
+            sock = getattr(self, name)
+            sock.linger = 0
+            sock.connect(f"ipc://{self.live}/k-{number}")
+        self.poller = zmq.Poller()
+        for sock in (self.iopub, self.shell):
+            self.poller.register(sock, zmq.POLLIN)
+        return self._wait_ready(info)
+
+    def _wait_ready(self, info: dict[str, Any]) -> JobResult | None:
+        end = time.monotonic() + READY_S
+        reply: dict[str, Any] | None = None
+        while reply is None or self.journal.seq == 0:  # an iopub message proves that the subscription holds
+            if time.monotonic() > end:
+                return self._result("failed", f"the kernel {self.spec.kernel} did not answer within {READY_S:g} s")
+            with contextlib.suppress(TimeoutError):
+                reply = self._request("kernel_info_request", {}, timeout=0.5)
+        self.language = reply.get("language_info", {}).get("name", "")
+        self.recorder.metadata["language_info"] = reply.get("language_info", {})
+        if "kernel subshells" in reply.get("supported_features", ()) and reply.get("implementation") == "ipython":
+            from kale_proxy import visits
+
+            info["kale_visits"] = self._execute(visits.bootstrap_source(), is_silent=True)["status"] == "ok"
+        values.write_atomic(self.live / "kernel.json", json.dumps(info).encode())
+        return None
+
+    def _cells(self) -> JobResult:
+        spec = self.spec
+        prelude = self._prelude()
+        if prelude is None:
+            return self._result("failed", f"--params and --inputs can't be given to a {self.language} kernel yet: use --env and --files-in")
+        if prelude:
+            reply = self._execute(prelude, is_silent=True)
+            if reply["status"] != "ok":
+                return self._result("failed", f"step `{spec.step}` could not get its inputs: {reply.get('evalue', '')}", error=_error(reply))
+        reply = self._execute(spec.code, msg_id=f"{CELL_PREFIX}step-{spec.uuid}")
+        if reply["status"] != "ok":
+            return self._raised(reply)
+        try:
+            index = self._collect() if spec.outputs else {}
+            files = steprun.check_files(spec)
+        except values.ValueFileError as exc:
+            return self._result("failed", f"step `{spec.step}`: {exc}")
+        return self._result("completed", "", exit_code=0, outputs=index, files=tuple(files))
+
+    def _raised(self, reply: dict[str, Any]) -> JobResult:
+        if (self.live / "stop").exists() and (reply.get("ename") == "KeyboardInterrupt" or self.language != "python"):
+            return self._result("cancelled", steprun.STOPPED, exit_code=130, error=_error(reply))
+        name, value = reply.get("ename") or "error", reply.get("evalue") or ""
+        return self._result("failed", f"{name}: {value}" if value else str(name), error=self.recorder.error or _error(reply))
+
+    def _prelude(self) -> str | None:
+        """Return code in the kernel's language that sets parameters and inputs; None where we know no way."""
+        spec = self.spec
+        if self.language == "python":
+            return _python_prelude(spec) if spec.params or spec.inputs else ""
+        if spec.inputs or (spec.params and self.language.lower() not in _ASSIGN):
+            return None
+        assign = _ASSIGN.get(self.language.lower())
+        return "\n".join(assign(name, value) for name, value in spec.parameters().items()) if assign else ""
+
+    def _collect(self) -> dict[str, dict[str, Any]]:
+        if self.language != "python":
+            raise values.ValueFileError(f"values can't be taken from a {self.language} kernel: use --files-out")
+        folder = str(self.folder / "outputs")
+        reply = self._execute(
+            f"{_VALUES}\nfrom pathlib import Path as _p\n"
+            f"_kale_values.save_all({{_n: globals()[_n] for _n in {list(self.spec.outputs)!r}}}, _p({folder!r}))\ndel _p, _kale_values",
+            is_silent=True,
+        )
+        if reply["status"] != "ok":
+            words = f"it never assigned the output {reply.get('evalue')}" if reply.get("ename") == "KeyError" else reply.get("evalue")
+            raise values.ValueFileError(str(words))
+        return values.read_index(self.folder / "outputs")
+
+    # -- the kernel's channels -------------------------------------------------------------------
+    def _execute(self, code: str, *, msg_id: str = "", is_silent: bool = False) -> dict[str, Any]:
+        content = {"code": code, "silent": is_silent, "store_history": not is_silent, "user_expressions": {}, "allow_stdin": False, "stop_on_error": True}
+        return self._request("execute_request", content, msg_id=msg_id, waits_idle=not is_silent)
+
+    def _request(self, kind: str, content: dict[str, Any], *, msg_id: str = "", timeout: float | None = None, waits_idle: bool = False) -> dict[str, Any]:
+        """Send a shell request and return its reply's content; meanwhile iopub is journalled and recorded."""
+        message = self.session.msg(kind, content)
+        if msg_id:
+            message["header"]["msg_id"] = message["msg_id"] = msg_id
+        self.session.send(self.shell, message)
+        wanted = message["header"]["msg_id"]
+        end = None if timeout is None else time.monotonic() + timeout
+        reply: dict[str, Any] | None = None
+        is_idle = not waits_idle
+        late = 0.0
+        while reply is None or not is_idle:
+            if end is not None and time.monotonic() > end:
+                raise TimeoutError
+            if reply is not None and time.monotonic() > late:
+                break  # a kernel that never says idle
+            for sock, _ in self.poller.poll(100):
+                if sock is self.iopub:
+                    is_idle = self._published(self.iopub.recv_multipart(), wanted) or is_idle
+                else:
+                    _, frames = self.session.feed_identities(self.shell.recv_multipart())
+                    answer = self.session.deserialize(frames)
+                    if answer["parent_header"].get("msg_id") == wanted:
+                        reply, late = answer["content"], time.monotonic() + 5.0
+            self._save_in_time()
+            if self.kernel is not None and self.kernel.poll() is not None and not self.iopub.poll(50):
+                raise KernelGone
+        return reply
+
+    def _published(self, parts: list[bytes], wanted: str) -> bool:
+        """Take one iopub message; return whether it says that ``wanted`` is done."""
+        self.journal.append(parts)
+        self.recorder.message(parts)
+        return wanted.encode() in b"".join(parts[-3:-1]) and b'"idle"' in parts[-1] and b'"status"' in b"".join(parts)
+
+    def _save_in_time(self) -> None:
+        if self.recorder.is_dirty and time.monotonic() - self.saved > _SAVE_S:
+            self.saved = time.monotonic()
+            with contextlib.suppress(OSError):
+                self.recorder.save()
+
+    def _hold(self) -> None:
+        with contextlib.suppress(OSError):
+            self.recorder.save()
+        write_event(self.spec, "paused", reason=f"stopped; its kernel stays open for {self.spec.hold_s:g} s")
+        with contextlib.suppress(OSError):
+            self.link.sendall(b'{"state":"paused"}\n')
+            self.link.settimeout(self.spec.hold_s)
+            self.link.recv(64)
+
+    def _stop_kernel(self) -> None:
+        if self.kernel is None:
+            return
+        self.session.send(self.control, "shutdown_request", {"restart": False})
+        try:
+            self.kernel.wait(2.0)
+        except subprocess.TimeoutExpired:
+            self.kernel.kill()
+            self.kernel.wait()
+
+    def _result(self, state: str, reason: str, **data: Any) -> JobResult:
+        data.setdefault("exit_code", 1)
+        return new_result(self.spec, state, self.started_at, reason=reason, **data)
+
+    def _finish(self, result: JobResult) -> JobResult:
+        self.recorder.save(is_durable=True)
+        self.recorder.close()
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpu = round(usage.ru_utime + usage.ru_stime, 4)
+        data = json.loads(result.to_json()) | {"pid": os.getpid(), "cpu_s": cpu, "peak_rss_bytes": usage.ru_maxrss * 1024, "ended_at": now()}
+        final = type(result).from_json(json.dumps(data))
+        write_event(self.spec, "ended", state=final.state, reason=final.reason)
+        write_result(self.spec, final)
+        return final
+
+
+def _error(reply: dict[str, Any]) -> dict[str, Any]:
+    return {key: reply.get(key) for key in ("ename", "evalue", "traceback")}
+
+
+# The values module travels as source: the kernel's environment need not have this package.
+_VALUES = (
+    "import sys as _s, types as _t\n"
+    "_kale_values = _t.ModuleType('_kale_values'); _s.modules['_kale_values'] = _kale_values\n"
+    f"exec(compile({inspect.getsource(values)!r}, '<kale values>', 'exec'), _kale_values.__dict__)\ndel _s, _t"
+)
+
+
+def _python_prelude(spec: JobSpec) -> str:
+    lines = [f"{name} = {text}" for name, text in spec.params.items()]
+    if spec.inputs:
+        lines += [_VALUES, "from pathlib import Path as _p"]
+    for item in spec.inputs:
+        loads = [f"_kale_values.load(_p({folder!r}), {item.output!r})" for folder in item.folders]
+        lines.append(f"{item.name} = [{', '.join(loads)}]" if item.gather else f"{item.name} = {loads[0]}")
+        if item.gather:
+            lines.append(f"{item.name}_params = [{', '.join(item.gather_params)}]")
+    if spec.inputs:
+        lines.append("del _p, _kale_values")
+    return "\n".join(lines)
+
+
+def _quoted(value: object) -> str:
+    if isinstance(value, bool) or value is None:
+        raise values.ValueFileError("true, false and none differ between languages: give them as text")
+    return json.dumps(value)
+
+
+def _shell_word(value: object) -> str:
+    import shlex
+
+    return shlex.quote(value if isinstance(value, str) else json.dumps(value) if isinstance(value, (list, dict)) else str(value))
+
+
+_ASSIGN = {
+    "bash": lambda name, value: f"{name}={_shell_word(value)}",
+    "r": lambda name, value: f"{name} <- {_quoted(value)}",
+    "julia": lambda name, value: f"{name} = {_quoted(value)}",
+}

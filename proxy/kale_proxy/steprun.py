@@ -1,0 +1,221 @@
+"""Run one Python step in the process that was forked for it: claim, inputs, cells, outputs, result."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import resource
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import zmq
+
+from kale_proxy import claim, values
+from kale_proxy.record import cells_of, new_result, notebook_metadata, now, write_event, write_result
+from kale_proxy.recorder import CELL_PREFIX, Recorder
+
+if TYPE_CHECKING:
+    import socket
+
+    from kale_proxy.spec import JobResult, JobSpec
+    from kale_proxy.stepkernel import StepApp
+
+REFUSED = 96  # exit code: another copy of this attempt has begun
+UNWRITABLE = 95  # exit code: the step's folder can't be written
+BROKEN = 98  # exit code: a fault of ours, its traceback is in raw.log
+
+
+class StepRun:
+    """One attempt of one Python step in this process.
+
+    Parameters
+    ----------
+    app : StepApp
+        Its kernel is bound and serving already.
+    spec : JobSpec
+        What to run.
+    link : socket.socket
+        The supervisor's end: states go out as JSON lines, ``release`` comes in.
+    """
+
+    def __init__(self, app: StepApp, spec: JobSpec, link: socket.socket) -> None:
+        self.app = app
+        self.spec = spec
+        self.link = link
+        self.folder = Path(spec.folder)
+        self.started_at = now()
+        self.recorder = Recorder(self.folder, cells_of(spec), notebook_metadata(spec))
+        self.namespace: dict[str, Any] = app.kernel.shell.user_ns
+        self.common_names: set[str] = set()
+
+    def run(self) -> JobResult:
+        """Run the step to its end; the result is on disk when this returns."""
+        claim.take(self.spec)
+        self._enter()
+        write_event(self.spec, "running", pid=os.getpid(), live=str(self.app.live))
+        self.app.recorder = self.app.iopub_thread.recorder = self.recorder
+        loop = asyncio.get_event_loop()
+        result = loop.run_until_complete(self._body())
+        if result.reason == STOPPED:
+            loop.run_until_complete(self._hold())
+        self._finish(result)
+        return result
+
+    def _enter(self) -> None:
+        spec = self.spec
+        os.chdir(spec.cwd)
+        os.environ.update(spec.env)
+        os.environ.update(job_environment(spec))
+        random.seed()
+
+    async def _body(self) -> JobResult:
+        try:
+            self.namespace.update(self.spec.parameters())
+            self.namespace.update(load_inputs(self.spec))
+        except values.ValueFileError as exc:
+            return self._failed(f"step `{self.spec.step}` could not get its inputs: {exc}")
+        if self.spec.common.strip():
+            before = set(self.namespace)
+            failure = await self._execute("common", self.spec.common, "in %%kale_common: ")
+            if failure is not None:
+                return failure
+            self.common_names = set(self.namespace) - before
+        failure = await self._execute("step", self.spec.code, "")
+        return failure or self._collect()
+
+    async def _execute(self, name: str, code: str, where: str) -> JobResult | None:
+        """Run one cell on the main shell as a request of ours; return the failure, None when it went well."""
+        session, kernel = self.app.session, self.app.kernel
+        content = {
+            "code": code, "silent": False, "store_history": name == "step", "user_expressions": {}, "allow_stdin": False, "stop_on_error": True,
+        }
+        message = session.msg("execute_request", content)
+        message["header"]["msg_id"] = message["msg_id"] = f"{CELL_PREFIX}{name}-{self.spec.uuid}"
+        kernel.shell.last_execution_result = None
+        frames = [zmq.Frame(part) for part in session.serialize(message, ident=[b"kale-step"])]
+        await kernel.shell_main(None, frames)
+        outcome = kernel.shell.last_execution_result
+        error = None if outcome is None else outcome.error_before_exec or outcome.error_in_exec
+        return None if error is None else self._raised(error, where)
+
+    def _raised(self, error: BaseException, where: str) -> JobResult | None:
+        self.app.drain()
+        shown = self.recorder.error or {"ename": type(error).__name__, "evalue": str(error), "traceback": []}
+        if isinstance(error, SystemExit):
+            code = error.code if isinstance(error.code, int) else int(error.code is not None)
+            if code == 0:
+                return None
+            said = f": {error.code}" if isinstance(error.code, str) else ""
+            return self._failed(f"{where}the code called sys.exit({code}){said}", code=code, error=shown)
+        if isinstance(error, KeyboardInterrupt) and (self.app.live / "stop").exists():
+            return new_result(self.spec, "cancelled", self.started_at, reason=STOPPED, exit_code=130, error=shown)
+        hint = _hint(error)
+        return self._failed(f"{where}{type(error).__name__}: {error}{hint}", error=shown)
+
+    def _collect(self) -> JobResult:
+        """Save the declared outputs and check the declared files."""
+        spec = self.spec
+        missing = [name for name in spec.outputs if name not in self.namespace]
+        if missing:
+            return self._failed(f"step `{spec.step}` declares the output `{missing[0]}` but its code never assigned it")
+        try:
+            found = {name: self.namespace[name] for name in spec.outputs}
+            index = values.save_all(found, self.folder / "outputs", portable=self.common_names) if found else {}
+            files = check_files(spec)
+        except values.ValueFileError as exc:
+            return self._failed(f"step `{spec.step}`: {exc}")
+        except OSError as exc:
+            return self._failed(f"step `{spec.step}`: its outputs can't be written: {exc.strerror or exc}")
+        return new_result(spec, "completed", self.started_at, exit_code=0, outputs=index, files=tuple(files))
+
+    async def _hold(self) -> None:
+        """Keep the kernel of a stopped step open for a look, until released or ``hold_s`` has passed."""
+        self.app.drain()
+        with contextlib.suppress(OSError):
+            self.recorder.save()
+        reason = f"stopped; its kernel stays open for {self.spec.hold_s:g} s"
+        write_event(self.spec, "paused", reason=reason)
+        self.link.setblocking(False)
+        with contextlib.suppress(OSError):
+            self.link.sendall(b'{"state":"paused"}\n')
+        loop = asyncio.get_running_loop()
+        with contextlib.suppress(TimeoutError, OSError):
+            data = await asyncio.wait_for(loop.sock_recv(self.link, 64), self.spec.hold_s)
+            if not data:  # the supervisor is gone: the person may still be looking
+                await asyncio.sleep(self.spec.hold_s)
+
+    def _finish(self, result: JobResult) -> None:
+        self.app.drain()
+        self.app.run_user_atexit()
+        self.app.drain()
+        self.app.iopub_thread.recorder = None
+        try:
+            self.recorder.save(is_durable=True)
+            self.recorder.close()
+        except OSError as exc:
+            print(f"kale: the record could not be saved: {exc}", file=sys.__stderr__)
+        usage, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpu = usage.ru_utime + usage.ru_stime + children.ru_utime + children.ru_stime
+        final = new_result(
+            self.spec, result.state, self.started_at, exit_code=result.exit_code, reason=result.reason, error=result.error,
+            outputs=result.outputs, files=result.files, pid=os.getpid(), cpu_s=round(cpu, 4),
+            peak_rss_bytes=max(usage.ru_maxrss, children.ru_maxrss) * 1024,
+        )
+        write_event(self.spec, "ended", state=final.state, reason=final.reason)
+        write_result(self.spec, final)
+
+    def _failed(self, reason: str, *, code: int = 1, error: dict[str, Any] | None = None) -> JobResult:
+        return new_result(self.spec, "failed", self.started_at, reason=reason, exit_code=code, error=error)
+
+
+STOPPED = "stopped by the user"
+
+
+def load_inputs(spec: JobSpec) -> dict[str, object]:
+    """Load every input; a sweep's output becomes a list in point order and ``NAME_params``. Raises ValueFileError."""
+    found: dict[str, object] = {}
+    for item in spec.inputs:
+        loaded = [values.load(Path(folder), item.output) for folder in item.folders]
+        found[item.name] = loaded if item.gather else loaded[0]
+        if item.gather:
+            import ast
+
+            found[f"{item.name}_params"] = [ast.literal_eval(text) for text in item.gather_params]
+    return found
+
+
+def job_environment(spec: JobSpec) -> dict[str, str]:
+    """Return the variables by which the step's code, and cancel, know the job."""
+    found = {"KALE_RUN": spec.run, "KALE_STEP": spec.step, "KALE_ATTEMPT": str(spec.attempt), "KALE_JOB": spec.uuid, "KALE_STEP_FOLDER": spec.folder}
+    if spec.point is not None:
+        found["KALE_POINT"] = str(spec.point)
+    if "OMP_NUM_THREADS" not in os.environ and "OMP_NUM_THREADS" not in spec.env:
+        found["OMP_NUM_THREADS"] = str(spec.limits.cpus)
+    if spec.limits.gpus:
+        found["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, spec.limits.gpus))
+    return found
+
+
+def check_files(spec: JobSpec) -> list[str]:
+    """Return the files that match ``files_out``, relative to the working folder; a pattern without any is an error."""
+    import glob
+
+    found: list[str] = []
+    for pattern in spec.files_out:
+        matches = sorted(glob.glob(pattern, root_dir=spec.cwd, recursive=True))
+        if not matches:
+            raise values.ValueFileError(f"it made no file that matches --files-out {pattern}")
+        found += matches
+    return found
+
+
+def _hint(error: BaseException) -> str:
+    text = str(error)
+    if isinstance(error, RuntimeError) and "asyncio.run() cannot be called" in text:
+        return " (a step's cell runs in an event loop already, as in a notebook: write `await f()` instead)"
+    if type(error).__name__ == "StdinNotImplementedError":
+        return " (nobody can answer input() in a job: give the value by --params)"
+    return ""

@@ -1,0 +1,414 @@
+"""The supervisor: the warm process that forks a kernel for each step and watches over them.
+
+One per allocation and exact environment. It has one thread and no zmq context, so that it can fork;
+it is the parent of every step (so it alone learns how one ended), keeps walltime and memory limits,
+samples what steps use, and forks an agent when somebody connects to a step's socket. It outlives
+managers: its socket takes any number of them, one after another or at once, and the steps' folders
+hold the truth. Protocol: JSON lines, see ``proxy/README.rst``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import shutil
+import signal
+import socket
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from kale_proxy import children, places, procs
+from kale_proxy.claim import pid_start
+from kale_proxy.guard import Guard
+from kale_proxy.job import Job
+from kale_proxy.record import now, read_result
+from kale_proxy.spec import JobSpec
+from kale_proxy.values import write_atomic
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from kale_proxy.stepkernel import StepApp
+
+PROTOCOL = 1
+IDLE_S = 60.0
+TICK_S = 0.25
+_LINE_MAX = 64 << 20
+
+
+class Supervisor:
+    """The loop of one warm process.
+
+    Parameters
+    ----------
+    folder : Path
+        Its own folder (0700, node-local): the socket ``s`` and the live folders ``p/N`` are in it.
+    app : StepApp
+        The prepared kernel application.
+    idle_s : float
+        It ends after so many seconds without jobs and connections.
+    """
+
+    def __init__(self, folder: Path, app: StepApp, idle_s: float = IDLE_S, spares: int | None = None) -> None:
+        self.folder = folder
+        self.app = app
+        self.idle_s = idle_s
+        self.spare_count = min(2, os.cpu_count() or 1) if spares is None else spares
+        self.jobs: dict[str, Job] = {}
+        self.by_pid: dict[int, Job] = {}
+        self.by_agent: dict[int, Path] = {}  # agents that outlive their step while they drain
+        self.spares: list[children.Spare] = []
+        self.clients: dict[socket.socket, bytearray] = {}
+        self.selector = selectors.DefaultSelector()
+        self.guard = Guard(self.jobs)
+        self.idle_since = time.monotonic()
+        self.serial = 0
+        self.listener: socket.socket | None = None
+        self.wakeup = os.pipe()
+        self.on_tell: Callable[[dict[str, Any]], object] = lambda _: None
+
+    # -- life ----------------------------------------------------------------------------------
+    def serve(self) -> None:
+        """Listen and work until idle."""
+        self.listener = children.listen(self.folder / "s")
+        self._watch(self.listener, self._accept)
+        for fd in self.wakeup:
+            os.set_blocking(fd, False)
+        signal.set_wakeup_fd(self.wakeup[1], warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        self.selector.register(self.wakeup[0], selectors.EVENT_READ, self._reap)
+        while not self._is_over():
+            timeout = 0.0 if len(self.spares) < self._wanted_spares() else self._patience()
+            ready = self.selector.select(timeout)
+            for key, _ in ready:
+                key.data()
+            if not ready and len(self.spares) < self._wanted_spares():
+                self._fork_spare()
+            self.guard.tick(self._kill)
+        self.close()
+
+    def close(self) -> None:
+        """Let the spares end and take the socket away."""
+        for spare in self.spares:
+            spare.link.close()
+        with contextlib.suppress(OSError):
+            (self.folder / "s").unlink()
+        shutil.rmtree(self.folder / "p", ignore_errors=True)
+
+    def _is_over(self) -> bool:
+        if self.jobs or self.clients:
+            self.idle_since = time.monotonic()
+        return time.monotonic() - self.idle_since > self.idle_s
+
+    def _patience(self) -> float:
+        return TICK_S if self.jobs else 5.0
+
+    def _wanted_spares(self) -> int:
+        return self.spare_count if self.clients or self.jobs else 0
+
+    def _watch(self, source: socket.socket, handler: Callable[[], None]) -> None:
+        self.selector.register(source, selectors.EVENT_READ, handler)
+
+    def _forget(self, source: socket.socket) -> None:
+        with contextlib.suppress(KeyError, ValueError):
+            self.selector.unregister(source)
+        source.close()
+
+    # -- clients -------------------------------------------------------------------------------
+    def _accept(self) -> None:
+        assert self.listener is not None
+        client, _ = self.listener.accept()
+        if children.peer_uid(client) != os.getuid():
+            client.close()
+            return
+        self.clients[client] = bytearray()
+        self._watch(client, lambda: self._read(client))
+        self._send(client, {"ev": "hello", "version": PROTOCOL, "pid": os.getpid(), "jobs": self._listing()})
+
+    def _read(self, client: socket.socket) -> None:
+        try:
+            data = client.recv(1 << 18)
+        except OSError:
+            data = b""
+        buffer = self.clients[client]
+        buffer += data
+        if not data or len(buffer) > _LINE_MAX:
+            self._drop(client)
+            return
+        *lines, rest = bytes(buffer).split(b"\n")
+        buffer[:] = rest
+        for line in lines:
+            self._request(client, line)
+
+    def _request(self, client: socket.socket, line: bytes) -> None:
+        try:
+            message = json.loads(line)
+            op = message["op"]
+            if op == "start":
+                self._start(client, JobSpec.from_dict(message["spec"]))
+            elif op == "list":
+                self._send(client, {"ev": "jobs", "jobs": self._listing()})
+            elif op == "bye_when_idle":
+                self.idle_s = 0.0
+            else:
+                self._command(op, message)
+        except (KeyError, TypeError, ValueError) as exc:
+            self._send(client, {"ev": "error", "reason": f"not understood: {exc}"})
+
+    def _command(self, op: str, message: dict[str, Any]) -> None:
+        job = self.jobs.get(message["uuid"])
+        if job is None:
+            return
+        if op == "cancel":
+            self._kill(job, "cancelled by the user", state="cancelled", grace_s=float(message.get("grace_s", 2.0)))
+        elif op == "interrupt":
+            job.interrupt()
+        elif op == "release":
+            job.release()
+        else:
+            raise ValueError(op)
+
+    def _drop(self, client: socket.socket) -> None:
+        self.clients.pop(client, None)
+        self._forget(client)
+
+    def _send(self, client: socket.socket, message: dict[str, Any]) -> None:
+        try:
+            client.settimeout(5.0)  # a manager that is stopped must not stop us for ever
+            client.sendall(json.dumps(message).encode() + b"\n")
+        except OSError:
+            self._drop(client)
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        self.on_tell(message)
+        for client in list(self.clients):
+            self._send(client, message)
+
+    def _listing(self) -> list[dict[str, Any]]:
+        return [job.describe() for job in self.jobs.values()]
+
+    # -- jobs ----------------------------------------------------------------------------------
+    def _start(self, client: socket.socket, spec: JobSpec) -> None:
+        known = self.jobs.get(spec.uuid)
+        if known is not None:
+            self._send(client, {"ev": "running", **known.describe(), "at": known.at})
+            return
+        result = read_result(spec)
+        if result is not None:
+            self._send(client, {"ev": "ended", "uuid": spec.uuid, "result": json.loads(result.to_json())})
+            return
+        self.begin(spec)
+
+    def begin(self, spec: JobSpec) -> None:
+        """Run one attempt: hand it to a spare, or fork a process for it."""
+        if spec.kind == "python" and self.spares:
+            spare = self.spares.pop(0)
+            spare.give(spec)
+            job = Job(spec, spare.pid, spare.live, spare.link, spare.agent_listener)
+        else:
+            job = self._fork_job(spec)
+        job.at = now()
+        self.jobs[spec.uuid] = self.by_pid[job.pid] = job
+        self._watch(job.link, lambda: self._heard(job))
+        if job.agent_listener is not None:
+            self._watch(job.agent_listener, lambda: self._visited(job))
+        self._tell({"ev": "running", **job.describe(), "at": job.at})
+
+    def _fork_job(self, spec: JobSpec) -> Job:
+        live = self._live_folder()
+        ours, theirs = socket.socketpair()
+        listener = None if spec.kind in {"shell", "script"} else children.listen(live / "a")
+        pid = self._fork(lambda: children.run_job(self.app, spec, live, theirs), keep=(theirs,))
+        theirs.close()
+        return Job(spec, pid, live, ours, listener)
+
+    def _fork_spare(self) -> None:
+        live = self._live_folder()
+        ours, theirs = socket.socketpair()
+        listener = children.listen(live / "a")
+        pid = self._fork(lambda: children.wait_as_spare(self.app, live, theirs), keep=(theirs,))
+        theirs.close()
+        self.spares.append(children.Spare(pid, live, ours, listener))
+
+    def _live_folder(self) -> Path:
+        self.serial += 1
+        live = self.folder / "p" / str(self.serial)
+        live.mkdir(mode=0o700, parents=True)
+        return live
+
+    def _fork(self, body: Callable[[], int], keep: tuple[socket.socket, ...]) -> int:
+        """Fork; the child leaves everything of ours behind, runs ``body`` and exits with what it returns."""
+        pid = os.fork()
+        if pid:
+            return pid
+        code = 1
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            self._leave(keep)
+            code = body()
+        except BaseException:  # the edge of a process: say why in its log, never run the parent's loop
+            import traceback
+
+            traceback.print_exc(file=sys.__stderr__)
+        finally:
+            os._exit(code)
+
+    def _leave(self, keep: tuple[socket.socket, ...]) -> None:
+        mine = [self.listener, *self.clients]
+        mine += [end for spare in self.spares for end in (spare.link, spare.agent_listener)]
+        mine += [end for job in self.jobs.values() for end in (job.link, job.agent_listener)]
+        for source in mine:
+            if source is not None and source not in keep:
+                source.close()
+        self.selector.close()
+        for fd in self.wakeup:
+            os.close(fd)
+
+    # -- what steps and visitors do ------------------------------------------------------------
+    def _heard(self, job: Job) -> None:
+        try:
+            data = job.link.recv(4096)
+        except OSError:
+            data = b""
+        if not data:
+            with contextlib.suppress(KeyError, ValueError):
+                self.selector.unregister(job.link)
+            return
+        for line in data.splitlines():
+            job.state = json.loads(line)["state"]
+            reason = f"stopped; its kernel stays open for {job.spec.hold_s:g} s" if job.state == "paused" else ""
+            self._tell({"ev": "state", "uuid": job.spec.uuid, "state": job.state, "reason": reason})
+
+    def _visited(self, job: Job) -> None:
+        """Somebody connects to a step: an agent is forked, which takes the connection and all later ones."""
+        listener = job.agent_listener
+        assert listener is not None
+        self.selector.unregister(listener)
+        kernel_pid = job.kernel_pid()
+        job.agent_pid = self._fork(lambda: children.run_agent(listener, job.live, kernel_pid), keep=(listener,))
+
+    def _reap(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.wakeup[0], 4096)
+        while True:
+            try:
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            job = self.by_pid.pop(pid, None)
+            if job is not None:
+                self._ended(job, status, usage)
+            else:
+                self._other_ended(pid)
+
+    def _ended(self, job: Job, status: int, usage: Any) -> None:
+        leftovers = procs.tree(job.pid, job.spec.uuid) if job.may_have_leftovers() else []
+        procs.send(leftovers, signal.SIGKILL)
+        if job.is_finishing or read_result(job.spec) is not None:
+            self._finished(job)
+        elif job.was_refused(status):
+            self._tell({"ev": "refused", "uuid": job.spec.uuid, "reason": job.refusal(status)})
+            self._remove(job)
+        else:  # it crashed or was killed: rebuild its record in a process of its own, which may take a while
+            job.is_finishing = True
+            ending = job.classify(status, usage)
+            job.pid = self._fork(lambda: children.write_crash(job, ending), keep=())
+            self.by_pid[job.pid] = job
+
+    def _finished(self, job: Job) -> None:
+        result = read_result(job.spec) or job.unrecorded()
+        self._remove(job)
+        self._tell({"ev": "ended", "uuid": job.spec.uuid, "result": json.loads(result.to_json())})
+
+    def _remove(self, job: Job) -> None:
+        self.jobs.pop(job.spec.uuid, None)
+        self._forget(job.link)
+        if job.agent_listener is not None:
+            self._forget(job.agent_listener)
+        if job.agent_pid is None:
+            shutil.rmtree(job.live, ignore_errors=True)
+        else:
+            self.by_agent[job.agent_pid] = job.live
+
+
+
+    def _other_ended(self, pid: int) -> None:
+        live = self.by_agent.pop(pid, None)
+        if live is not None:
+            shutil.rmtree(live, ignore_errors=True)
+            return
+        for job in self.jobs.values():
+            if job.agent_pid == pid:  # no visitor for a while: wait for the next one ourselves
+                job.agent_pid = None
+                if job.agent_listener is not None:
+                    self._watch(job.agent_listener, lambda job=job: self._visited(job))  # type: ignore[misc]
+                return
+        for spare in self.spares:
+            if spare.pid == pid:
+                self.spares.remove(spare)
+                spare.link.close()
+                spare.agent_listener.close()
+                return
+
+    def _kill(self, job: Job, reason: str, *, state: str = "failed", grace_s: float = 2.0) -> None:
+        """End a job's whole process tree: SIGTERM now, SIGKILL after the grace; the first reason stays."""
+        if job.kill_reason is None:
+            job.kill_reason, job.kill_state = reason, state
+            job.kill_at = time.monotonic() + grace_s
+            job.resume_if_frozen()
+            procs.send(procs.tree(job.pid, job.spec.uuid), signal.SIGTERM)
+
+
+def serve(folder: Path, idle_s: float = IDLE_S) -> None:
+    """Become a supervisor in ``folder``; returns when idle. The caller starts it with one thread."""
+    os.umask(0o077)
+    places.private_dir(folder)
+    app = _prepare(folder)
+    supervisor = Supervisor(folder, app, idle_s)
+    info = {"pid": os.getpid(), "pid_start": pid_start(os.getpid()), "version": PROTOCOL, "python": sys.executable, "started_at": now()}
+    write_atomic(folder / "serve.json", json.dumps(info).encode())
+    supervisor.serve()
+
+
+def _prepare(folder: Path) -> StepApp:
+    """Make the kernel application, without the debugger's remarks about frozen modules and no trace of that for steps."""
+    name = "PYDEVD_DISABLE_FILE_VALIDATION"
+    given = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        from kale_proxy import stepkernel
+
+        app = stepkernel.prepare(folder)
+    finally:
+        if given is None:
+            del os.environ[name]
+    children.preload()
+    return app
+
+
+def run_one(job: Path) -> int:
+    """Run one job in the foreground, as its ``job.sh`` does; return 0 when it completed.
+
+    The attempt must not have been begun before: remove its ``attempt-N.claim`` to run it again by hand.
+    """
+    os.umask(0o077)
+    spec = JobSpec.from_json(job.read_bytes())
+    folder = places.private_dir(places.socket_dir() / "j" / f"{os.getpid()}")
+    app = _prepare(folder)
+    supervisor = Supervisor(folder, app, idle_s=0.0, spares=0)
+    ended: list[dict[str, Any]] = []
+    supervisor.on_tell = lambda message: ended.append(message) if message["ev"] in {"ended", "refused"} else None
+    supervisor.begin(spec)
+    supervisor.serve()
+    shutil.rmtree(folder, ignore_errors=True)
+    outcome = ended[-1] if ended else {"reason": "it could not be started"}
+    result = outcome.get("result", {"state": "refused", "reason": outcome.get("reason", "")})
+    print(f"{spec.step}: {result['state']} {result['reason']}".rstrip())
+    return 0 if result["state"] == "completed" else 1
