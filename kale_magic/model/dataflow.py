@@ -187,8 +187,16 @@ class _Resolver:
         if not name.endswith(_PARAMS):
             return None
         output = name.removesuffix(_PARAMS)
-        binding = found.get(output) or self.binding(step, output)
+        binding = found.get(output) or self.binding(step, output) or self.any_output(step, output, found)
         return binding if binding is not None and binding.gather else None
+
+    def any_output(self, step: Step, producer: str, found: dict[str, Binding]) -> Binding | None:
+        """Return a binding to some output of the sweep ``producer``: STEP_params comes with each of them."""
+        other = self.steps.get(producer)
+        if other is None or other is step or not other.is_sweep or not other.outputs:
+            return None
+        used = (binding for binding in found.values() if binding.producer == producer)
+        return next(used, None) or self.named(step, producer, other.outputs[0])
 
     def nearest(self, step: Step, name: str, producers: list[str]) -> str:
         """Return the producer reached in the fewest ``--after`` hops upstream, else the only one not downstream."""

@@ -183,7 +183,9 @@ def load_inputs(spec: JobSpec) -> dict[str, object]:
         if item.gather:
             import ast
 
-            found[f"{item.name}_params"] = [ast.literal_eval(text) for text in item.gather_params]
+            points = [ast.literal_eval(text) for text in item.gather_params]
+            found[f"{item.name}_params"] = points
+            found.setdefault(f"{item.producer}_params", points)
     return found
 
 
