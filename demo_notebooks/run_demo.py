@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -23,6 +24,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbconvert import HTMLExporter
+from traitlets.config import Config
 
 from kale_magic.client import Client
 from kale_magic.errors import KaleError, ManagerUnavailable
@@ -117,12 +119,13 @@ class Demo:
             if cell.id in numbers:
                 self._show_outputs(cell)
 
-        client = NotebookClient(
-            self.notebook, kernel_name="python3", timeout=600, startup_timeout=120,
-            resources={"metadata": {"path": str(self.out)}}, on_cell_execute=before, on_cell_executed=after,
-        )  # fmt: skip
         try:
-            client.execute()
+            with tempfile.TemporaryDirectory(prefix="kale-demo-", dir="/tmp") as sockets:
+                NotebookClient(
+                    self.notebook, kernel_name="python3", timeout=600, startup_timeout=120,
+                    config=Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/k"}),  # no open TCP ports
+                    resources={"metadata": {"path": str(self.out)}}, on_cell_execute=before, on_cell_executed=after,
+                ).execute()
         except CellExecutionError as error:
             return f"A cell failed: {error.ename}: {error.evalue}"
         except (CellTimeoutError, DeadKernelError) as error:

@@ -114,6 +114,7 @@ def notebook_runner(kale_home: Path, tmp_path: Path) -> Callable[..., NotebookNo
     def run(cells: Any, *, allow_errors: bool = False, timeout: int = 100) -> NotebookNode:
         import nbformat
         from nbclient import NotebookClient
+        from traitlets.config import Config
 
         if isinstance(cells, (str, Path)):
             notebook = nbformat.read(cells, as_version=4)
@@ -121,14 +122,14 @@ def notebook_runner(kale_home: Path, tmp_path: Path) -> Callable[..., NotebookNo
             notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(text) for text in cells])
         else:
             notebook = cells
-        client = NotebookClient(
+        NotebookClient(
             notebook,
             kernel_name="python3",
             timeout=timeout,
             allow_errors=allow_errors,
+            config=Config(KernelManager={"transport": "ipc", "ip": str(kale_home / "nb")}),
             resources={"metadata": {"path": str(tmp_path)}},
-        )
-        client.execute()
+        ).execute()
         return notebook
 
     return run

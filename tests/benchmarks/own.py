@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import datetime as dt
 import itertools
+import os
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 
@@ -91,9 +93,14 @@ class _Kernel:
     """An ordinary IPython kernel with the extension loaded: what a notebook is."""
 
     def __init__(self):
-        from jupyter_client.manager import start_new_kernel
+        from jupyter_client.manager import KernelManager
 
-        self.manager, self.client = start_new_kernel(startup_timeout=60)
+        folder = tempfile.mkdtemp(prefix="nb-", dir=os.environ["KALE_HOME"])
+        self.manager = KernelManager(kernel_name="python3", transport="ipc", ip=f"{folder}/k")
+        self.manager.start_kernel()
+        self.client = self.manager.client()
+        self.client.start_channels()
+        self.client.wait_for_ready(timeout=60)
 
     def __enter__(self):
         return self
