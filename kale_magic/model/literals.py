@@ -218,12 +218,14 @@ def _call(node: ast.Call, text: str) -> tuple[object, ...]:
         return _checked(tuple(function(*args, **named)), text)
     except (TypeError, OverflowError, ZeroDivisionError, RecursionError) as exc:
         raise ValueError(f"{text}: {exc}. {_SHAPE}") from exc
+    except ValueError as exc:
+        raise ValueError(f"{text}: {str(exc).rstrip('.')}. {_SHAPE}") from exc
 
 
 def _range(*args: int) -> list[int]:
     values = range(*args)
     if len(values) > MAX_POINTS:
-        raise ValueError(f"range{args} has {len(values)} values; a sweep has at most {MAX_POINTS} points.")
+        raise ValueError(f"it has {len(values)} values; a sweep has at most {MAX_POINTS} points.")
     return list(values)
 
 

@@ -1,0 +1,291 @@
+"""The table of all magics' words: positionals, options, their help. One place for parsing, ``-h`` and Tab.
+
+Owns what exists and how it is said; :func:`parse` applies it. Called by the magics, the completer, the notebook
+reader and the command line. Names of magics are without ``kale_``; a cell magic that differs from the line
+magic of its name has a table of its own (``submit_cell``, ``attach_line``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from types import SimpleNamespace
+
+
+class Kind(StrEnum):
+    """How the words after an option are read."""
+
+    FLAG = "flag"
+    TEXT = "text"
+    TEXTS = "texts"  # the option may be given several times
+    NAMES = "names"  # A,B
+    COUNT = "count"
+    MEMORY = "memory"
+    WALLTIME = "walltime"
+    SECONDS = "seconds"
+    PAIRS = "pairs"  # n=10 name='x y'
+    EACH = "each"  # p=EXPR
+    ENV = "env"  # K=V
+    CHOICE = "choice"
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option: ``--name``, what stands after it, and a line of help. ``least`` is a count's lowest value."""
+
+    name: str
+    kind: Kind
+    help: str
+    metavar: str = ""
+    choices: tuple[str, ...] = ()
+    least: int = 1
+
+    @property
+    def flag(self) -> str:
+        """The option as it is typed."""
+        return f"--{self.name}"
+
+    @property
+    def attribute(self) -> str:
+        """Its name in what :func:`parse` returns (``from_`` for ``--from``)."""
+        name = self.name.replace("-", "_")
+        return f"{name}_" if name in {"from", "as"} else name
+
+
+@dataclass(frozen=True, slots=True)
+class Positional:
+    """A word without dashes; ``is_rest`` takes all that are left."""
+
+    name: str
+    help: str
+    is_required: bool = True
+    is_rest: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What one magic takes."""
+
+    does: str
+    positionals: tuple[Positional, ...] = ()
+    options: tuple[Option, ...] = ()
+    sign: str = "%"
+
+
+class HelpRequested(Exception):  # noqa: N818 - no error: the user asked
+    """``-h`` stands on the line; the text is the help to print."""
+
+
+_EXECUTOR = Option("executor", Kind.TEXT, "where jobs run: local, ...", "E")
+_DECLARE = (
+    Option("after", Kind.NAMES, "steps that must complete before", "A,B"),
+    Option("inputs", Kind.NAMES, "values it takes from other steps: x, or relax.x where several make x", "x,up.y"),
+    Option("outputs", Kind.NAMES, "names of its values that other steps may use", "u,v"),
+    Option("params", Kind.PAIRS, "variables it starts with; environment variables of a shell step", "n=10 name='x y'"),
+    Option("each", Kind.EACH, "one job per value: a list, range(..), linspace(..) or logspace(..)", "p=EXPR"),
+    Option("zip", Kind.FLAG, "walk several --each side by side instead of taking their product"),
+    Option("files-in", Kind.NAMES, "files it needs, relative to the workflow's folder", "GLOB"),
+    Option("files-out", Kind.NAMES, "files it makes", "GLOB"),
+    Option("kernel", Kind.TEXT, "run the cell in another installed kernel", "NAME"),
+    Option("shell", Kind.FLAG, "the cell is a bash script"),
+)
+_RESOURCES = (
+    Option("nodes", Kind.COUNT, "nodes", "N"),
+    Option("ntasks", Kind.COUNT, "tasks (MPI ranks)", "N"),
+    Option("cpus", Kind.COUNT, "CPUs per task", "N"),
+    Option("gpus", Kind.COUNT, "GPUs per node", "N", least=0),
+    Option("memory", Kind.MEMORY, "memory per node; 4GB is 4096 MiB, as in Slurm", "4GB"),
+    Option("walltime", Kind.WALLTIME, "time limit, in Slurm's forms", "00:30:00"),
+    Option("queue", Kind.TEXT, "queue or partition", "Q"),
+    Option("account", Kind.TEXT, "account to charge", "A"),
+    Option("qos", Kind.TEXT, "quality of service", "Q"),
+    Option("constraint", Kind.TEXT, "node features", "C"),
+    Option("reservation", Kind.TEXT, "reservation", "R"),
+    Option("native", Kind.TEXTS, "a line for the batch system as it stands", "'#SBATCH line'"),
+    Option("modules", Kind.NAMES, "environment modules to load", "m1,m2"),
+    Option("env", Kind.ENV, "environment variables", "K=V"),
+    Option("setup", Kind.TEXTS, "a shell line to run before the step", "'source x'"),
+    Option("retries", Kind.COUNT, "how often to try again after a failure", "N", least=0),
+    _EXECUTOR,
+    Option("tags", Kind.NAMES, "words to find the step by", "t1,t2"),
+)
+_STEP_OPTIONS = (*_DECLARE, *_RESOURCES)
+_NAME = Positional("NAME", "the step's name: a letter, then letters, digits, _ or -")
+_STEP = Positional("STEP", "fit, fit[2], fit[metal=Al] or RUN/fit")
+_RUN = Positional("RUN", "a run's id; the newest if left out", is_required=False)
+
+SPECS: dict[str, Spec] = {
+    "workflow": Spec(
+        "Start or select a workflow; bare: show it.",
+        (Positional("NAME", "the workflow's name", is_required=False),),
+        (
+            _EXECUTOR,
+            Option("dir", Kind.TEXT, "folder of the workflow and its runs", "PATH"),
+            Option("describe", Kind.TEXT, "a line of description", "TEXT"),
+        ),
+    ),
+    "common": Spec(
+        "Put this cell's imports and functions before every Python step.",
+        (Positional("NAME", "name of the block, to have several", is_required=False),),
+        sign="%%",
+    ),
+    "step": Spec(
+        "Declare this cell as a step; declaring a name again replaces it.",
+        (_NAME,),
+        (*_STEP_OPTIONS, Option("run", Kind.FLAG, "run it now, with whatever it needs, and show its output here")),
+        sign="%%",
+    ),
+    "markdown": Spec(
+        "Keep this cell as the text of a step, or of the workflow.",
+        (Positional("STEP", "a step's name; the workflow if left out", is_required=False),),
+        sign="%%",
+    ),
+    "show": Spec("Show the workflow as a picture."),
+    "submit": Spec(
+        "Run the workflow.",
+        (),
+        (
+            _EXECUTOR,
+            Option("only", Kind.NAMES, "these steps alone", "A,B"),
+            Option("from", Kind.NAMES, "these steps and all that waits for them", "A"),
+            Option("to", Kind.NAMES, "these steps and all they wait for", "B"),
+            Option("params", Kind.PAIRS, "other values for parameters of the steps", "n=3"),
+            Option("dry-run", Kind.FLAG, "show what would run"),
+            Option("wait", Kind.FLAG, "return when the run has ended"),
+            Option("name", Kind.TEXT, "a name for the run instead of a made one", "RUN"),
+        ),
+    ),
+    "submit_cell": Spec(
+        "Declare this cell as a step and submit it now, alone; a cell with #SBATCH or #PBS lines is a batch script.",
+        (_NAME,),
+        _STEP_OPTIONS,
+        sign="%%",
+    ),
+    "status": Spec("Show how a run goes.", (_RUN,)),
+    "runs": Spec("List the runs of this folder, newest first."),
+    "wait": Spec(
+        "Wait until a run or step has ended.",
+        (Positional("RUN|STEP", "what to wait for; the newest run if left out", is_required=False),),
+        (Option("timeout", Kind.SECONDS, "longest wait in seconds", "S"),),
+    ),
+    "logs": Spec(
+        "Show what a step printed.",
+        (_STEP,),
+        (
+            Option("stderr", Kind.FLAG, "its stderr instead of its stdout"),
+            Option("tail", Kind.COUNT, "the last N lines only", "N", least=0),
+            Option("follow", Kind.FLAG, "go on until the step has ended"),
+            Option("script", Kind.FLAG, "the job script instead"),
+        ),
+    ),
+    "cancel": Spec("End a step or a run.", (Positional("STEP|RUN", "what to end"),)),
+    "stop": Spec("Interrupt a step's code; its kernel stays for a look.", (_STEP,)),
+    "queue": Spec("Show what runs and what waits, and why."),
+    "attach": Spec(
+        "Run this cell in the step's own kernel while the step is running.",
+        (_STEP,),
+        (
+            Option("timeout", Kind.SECONDS, "longest wait for the step to start, in seconds", "S"),
+            Option("write", Kind.FLAG, "names that the cell assigns become the step's"),
+            Option("main", Kind.FLAG, "queue behind the step's code instead of running beside it"),
+        ),
+        sign="%%",
+    ),
+    "attach_line": Spec("Make a kernel on the step that a notebook or console can use.", (_STEP,)),
+    "pull": Spec(
+        "Bring values of a step here.",
+        (_STEP, Positional("x", "names of its values", is_rest=True)),
+        (Option("as", Kind.NAMES, "names to give them here", "a,b"),),
+    ),
+    "vars": Spec("List a step's variables: name, type, shape, bytes.", (_STEP,)),
+    "resources": Spec("Show the processors, memory and disk that a step uses.", (_STEP,)),
+    "export": Spec(
+        "Write the workflow to a file.",
+        (Positional("FILE", "the file to write"),),
+        (
+            Option("format", Kind.CHOICE, "the file's format", "F", ("kale",)),
+            Option("run", Kind.TEXT, "the workflow as that run has it", "RUN"),
+        ),
+    ),
+    "import": Spec("Read a workflow from a file and make it this notebook's.", (Positional("FILE", "a YAML file"),)),
+}
+OPTIONS: dict[str, tuple[Option, ...]] = {name: spec.options for name, spec in SPECS.items()}
+
+
+def key_of(magic: str, *, is_cell: bool = False) -> str:
+    """Return a magic's key in the tables; ``kale_`` and the percent signs may be left on."""
+    name = magic.lstrip("%").removeprefix("kale_")
+    if is_cell and f"{name}_cell" in SPECS:
+        return f"{name}_cell"
+    if not is_cell and not magic.startswith("%%") and f"{name}_line" in SPECS:
+        return f"{name}_line"
+    return name
+
+
+def option_names(magic: str, *, is_cell: bool = False) -> list[str]:
+    """Return the options of a magic as they are typed."""
+    return [option.flag for option in OPTIONS[key_of(magic, is_cell=is_cell)]]
+
+
+def parse(magic: str, line: str, *, is_cell: bool = False) -> SimpleNamespace:
+    """Read a magic's line.
+
+    Each option is an attribute (``files_in`` for ``--files-in``, ``from_``, ``as_``), each positional too, in
+    lower case and up to a ``|`` (``run`` of ``RUN|STEP``; the rest of ``%kale_pull`` is ``x``). What was not
+    given is None, False, an empty tuple or an empty dict.
+
+    Parameters
+    ----------
+    magic : str
+        Its name without ``kale_``.
+    line : str
+        What stands after it.
+    is_cell : bool
+        Whether it is the cell magic of that name.
+
+    Raises
+    ------
+    UsageError
+        The line has a word too many or too few, or an option that is unknown or can't be read.
+    StepSyntaxError
+        ``{x}`` was left on the line, or a memory, a time, a range is none.
+    HelpRequested
+        ``-h`` stands on the line.
+    """
+    from kale_magic.dsl._parse import parse_words
+    from kale_magic.dsl.words import split
+
+    key = key_of(magic, is_cell=is_cell)
+    sign = "%%" if is_cell else SPECS[key].sign
+    words = split(line)
+    if any(word in {"-h", "--help"} for word in words):
+        raise HelpRequested(help_text(key))
+    name = key.removesuffix("_cell").removesuffix("_line")
+    return parse_words(f"{sign}kale_{name}", SPECS[key], words)
+
+
+def usage(key: str) -> str:
+    """Return the usage line of a magic's table."""
+    spec = SPECS[key]
+    parts = [f"{spec.sign}kale_{key.removesuffix('_cell').removesuffix('_line')}"]
+    for positional in spec.positionals:
+        name = f"{positional.name} ..." if positional.is_rest else positional.name
+        parts.append(name if positional.is_required else f"[{name}]")
+    return " ".join([*parts, "[options]"] if spec.options else parts)
+
+
+def help_text(key: str) -> str:
+    """Return what ``-h`` prints."""
+    spec = SPECS[key]
+    rows = [(positional.name, positional.help) for positional in spec.positionals]
+    options = [(f"{option.flag} {option.metavar}".rstrip(), option.help) for option in spec.options]
+    width = min(max((len(left) for left, _ in [*rows, *options]), default=0), 30) + 2
+    lines = [usage(key), "", spec.does]
+    for title, part in (("", rows), ("Options", options)):
+        if part:
+            lines += ["", *([title] if title else [])]
+            lines += [f"  {left:<{width}}{right}" for left, right in part]
+    return "\n".join(lines)
