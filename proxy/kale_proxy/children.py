@@ -8,8 +8,8 @@ import json
 import os
 import socket
 import struct
-import sys
 import time
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -101,19 +101,24 @@ def _run(app: StepApp, spec: JobSpec, live: Path, link: socket.socket) -> int:
         else:
             shellrun.run(spec, live)
     except claim.ClaimTaken as exc:
-        print(exc, file=sys.__stderr__, flush=True)
+        _say(str(exc))
         return steprun.REFUSED
     except OSError as exc:
-        print(exc, file=sys.__stderr__, flush=True)
+        _say(str(exc))
         begun = (claim.read(Path(spec.folder), spec.attempt) or {}).get("uuid") == spec.uuid
         return steprun.BROKEN if begun else steprun.UNWRITABLE
     except Exception:  # the edge of the process: the report goes into the result
-        import traceback
-
-        traceback.print_exc(file=sys.__stderr__)
-        sys.__stderr__.flush()  # type: ignore[union-attr]
+        _say(traceback.format_exc())
         return steprun.BROKEN
     return 0
+
+
+_raw_log = 2
+
+
+def _say(text: str) -> None:
+    """Write to ``raw.log``: ipykernel has taken descriptors 1 and 2, and nobody may listen to them any more."""
+    os.write(_raw_log, text.encode() + b"\n")
 
 
 def _become_leader(live: Path) -> None:
@@ -123,6 +128,8 @@ def _become_leader(live: Path) -> None:
     null = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((null, 0), (log, 1), (log, 2)):
         os.dup2(source, target)
+    global _raw_log  # noqa: PLW0603 - one per process, set right after its fork
+    _raw_log = log
     faulthandler.enable(log)  # a descriptor of its own: ipykernel takes 1 and 2 for pipes
     os.close(null)
 
@@ -164,11 +171,11 @@ def write_crash(job: Job, result: JobResult) -> int:
 
 
 def _crash_lines(log: str) -> list[str]:
-    """Return the crash report's thread that crashed (faulthandler names it "Current thread"), else the log's end."""
+    """Return the crash report's thread that crashed (faulthandler names it "Current thread"), else the log's end; no frames of the kernel's own."""
     lines = log.splitlines()
     starts = [number for number, line in enumerate(lines) if line.startswith("Current thread")]
     if not starts:
         return lines[-40:]
     block = lines[starts[-1] :]
-    ends = [number for number, line in enumerate(block) if not line.strip()]
+    ends = [number for number, line in enumerate(block) if not line.strip() or "IPython/core/interactiveshell.py" in line]
     return block[: ends[0] if ends else None][:40]

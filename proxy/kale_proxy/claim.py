@@ -47,7 +47,7 @@ def read(folder: Path, attempt: int) -> dict[str, Any] | None:
     """Return the claim of an attempt, None when nobody has begun it; a half-written one is ``{}``."""
     try:
         data: dict[str, Any] = json.loads((folder / f"attempt-{attempt}.claim").read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except OSError:
         return None
     except ValueError:
         return {}

@@ -50,6 +50,7 @@ class StepRun:
         self.recorder = Recorder(self.folder, cells_of(spec), notebook_metadata(spec))
         self.namespace: dict[str, Any] = app.kernel.shell.user_ns
         self.common_names: set[str] = set()
+        self._header: dict[str, Any] = {}
 
     def run(self) -> JobResult:
         """Run the step to its end; the result is on disk when this returns."""
@@ -94,6 +95,7 @@ class StepRun:
         }
         message = session.msg("execute_request", content)
         message["header"]["msg_id"] = message["msg_id"] = f"{CELL_PREFIX}{name}-{self.spec.uuid}"
+        self._header = message["header"]
         kernel.shell.last_execution_result = None
         frames = [zmq.Frame(part) for part in session.serialize(message, ident=[b"kale-step"])]
         await kernel.shell_main(None, frames)
@@ -103,11 +105,15 @@ class StepRun:
 
     def _raised(self, error: BaseException, where: str) -> JobResult | None:
         self.app.drain()
-        shown = self.recorder.error or {"ename": type(error).__name__, "evalue": str(error), "traceback": []}
+        code = 1
         if isinstance(error, SystemExit):
             code = error.code if isinstance(error.code, int) else int(error.code is not None)
             if code == 0:
                 return None
+        if self.recorder.error is None:  # IPython shows SystemExit as a remark only
+            self.recorder.error_output(type(error).__name__, str(error), [f"{type(error).__name__}: {error}"])
+        shown = self.recorder.error
+        if isinstance(error, SystemExit):
             said = f": {error.code}" if isinstance(error.code, str) else ""
             return self._failed(f"{where}the code called sys.exit({code}){said}", code=code, error=shown)
         if isinstance(error, KeyboardInterrupt) and (self.app.live / "stop").exists():
@@ -149,6 +155,9 @@ class StepRun:
 
     def _finish(self, result: JobResult) -> None:
         self.app.drain()
+        for stream in (sys.stdout, sys.stderr):  # what exit functions print is the step's too
+            if self._header and hasattr(stream, "parent_header"):
+                stream.parent_header = self._header
         self.app.run_user_atexit()
         self.app.drain()
         self.app.iopub_thread.recorder = None
