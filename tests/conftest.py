@@ -50,17 +50,27 @@ def _private_home() -> Iterator[None]:
 
 
 @pytest.fixture
-def kale_home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def kale_home() -> Iterator[Path]:
     """Set ``KALE_HOME`` to a fresh 0700 folder with a short path; end everything started under it afterwards."""
-    home = Path(tempfile.mkdtemp(prefix="kale-t-", dir="/tmp"))
-    monkeypatch.setenv("KALE_HOME", str(home))
+    with private_kale() as home:
+        yield home
+
+
+@contextlib.contextmanager
+def private_kale() -> Iterator[Path]:
+    """Do what ``kale_home`` does, for a fixture that lives longer than one test."""
     from kale_proxy.places import socket_dir
 
-    sockets = socket_dir()
-    yield home
-    end_all(home, sockets)
-    shutil.rmtree(sockets, ignore_errors=True)
-    shutil.rmtree(home, ignore_errors=True)
+    home = Path(tempfile.mkdtemp(prefix="kale-t-", dir="/tmp"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KALE_HOME", str(home))
+        sockets = socket_dir()
+        try:
+            yield home
+        finally:
+            end_all(home, sockets)
+            shutil.rmtree(sockets, ignore_errors=True)
+            shutil.rmtree(home, ignore_errors=True)
 
 
 def end_all(home: Path, sockets: Path) -> None:

@@ -1,0 +1,50 @@
+"""The demo notebook as it is in the repository: what it declares, and that it holds no outputs."""
+
+import ast
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from kale_magic.dsl.notebook import read_notebook
+from kale_magic.model.dataflow import resolve
+
+DEMO = Path(__file__).parents[2] / "demo_notebooks" / "01_equation_of_state.ipynb"
+
+
+@pytest.fixture(scope="module")
+def notebook():
+    return nbformat.read(DEMO, as_version=4)
+
+
+def test_demo_declares_the_four_steps_and_their_edges_come_from_names():
+    plan = resolve(read_notebook(DEMO))
+    assert {name: set(step.parents) for name, step in plan.steps.items()} == {
+        "curve": set(),
+        "fit": {"curve"},
+        "expansion": {"fit"},
+        "compare": {"fit", "expansion"},
+    }
+    assert plan.steps["curve"].point_count == 7
+
+
+def test_demo_keeps_no_outputs_and_its_cells_have_ids_of_their_own(notebook):
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(not cell.outputs and cell.execution_count is None for cell in code)
+    ids = [cell.id for cell in notebook.cells]
+    assert len(set(ids)) == len(ids)
+    assert notebook.metadata.kernelspec.name == "python3"
+
+
+def test_demo_needs_only_what_its_extra_installs(notebook):
+    roots = set()
+    for cell in notebook.cells:
+        if cell.cell_type != "code":
+            continue
+        lines = [line for line in cell.source.split("\n") if not line.startswith("%")]
+        for node in ast.walk(ast.parse("\n".join(lines))):
+            if isinstance(node, ast.Import):
+                roots |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                roots.add(node.module.partition(".")[0])
+    assert roots <= {"ase", "matplotlib", "numpy", "scipy", "IPython", "contextlib", "time"}
