@@ -1,0 +1,102 @@
+"""``cancel``, ``stop`` and ``attach``: commands that act on something live."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from kale_magic.cli.console import Console, write
+from kale_magic.cli.exits import Exit
+from kale_magic.cli.look import is_run
+from kale_magic.cli.scope import here
+from kale_magic.client import Client
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def cancel(arguments: argparse.Namespace, console: Console) -> int:
+    """End a run or a step, whatever it does."""
+    from kale_magic.api.find import find_run, find_step
+
+    with Client.connect() as client:
+        if is_run(client, arguments.what):
+            label = find_run(client, arguments.what, here())
+            found = client.cancel(label)
+        else:
+            target = find_step(client, arguments.what, here(), is_acting=True)
+            label = f"{target.run}/{target.label}"
+            found = client.cancel(target.run, target.step, target.point)
+    if console.is_json:
+        console.data({"cancelled": found})
+    else:
+        console.say(f"{label}: cancelled {', '.join(found)}" if found else f"{label}: nothing to cancel, it had ended")
+    return Exit.OK
+
+
+def stop(arguments: argparse.Namespace, console: Console) -> int:
+    """Interrupt a step's code; its kernel stays for a look."""
+    from kale_magic.api.find import find_step, one_job
+
+    with Client.connect() as client:
+        target = one_job(client, find_step(client, arguments.step, here(), is_acting=True))
+        client.stop(target.run, target.step, target.point)
+    console.say(
+        f"{target.run}/{target.label}: its code is being interrupted; look inside with: jupyter kale attach {target.run}/{target.label}"
+    )
+    return Exit.OK
+
+
+def attach(arguments: argparse.Namespace, console: Console) -> int:
+    """Run code in the kernel of a running step and print what it prints."""
+    from kale_magic.api.find import Target, find_step, one_job
+    from kale_magic.api.visits import Visits
+
+    def tell(target: Target) -> None:
+        console.note(
+            f"kale: {target.run}/{target.label} is {target.state}" + (f" ({target.reason})" if target.reason else "")
+        )
+
+    code = sys.stdin.read() if arguments.code == "-" else arguments.code
+    deadline = time.monotonic() + arguments.timeout
+    with Client.connect() as client, contextlib.closing(Visits(client)) as visits:
+        target = one_job(client, find_step(client, arguments.step, here(), is_acting=True))
+        target = visits.wait_for_kernel(target, arguments.timeout, tell)
+        reply = visits.execute(
+            target,
+            code,
+            on_message=_print,
+            on_input=_ask if sys.stdin.isatty() else None,
+            on_note=lambda note: console.note(f"kale: {note}"),
+            timeout=round(max(1.0, deadline - time.monotonic()), 1),
+        )
+    return Exit.OK if reply.get("status") == "ok" else Exit.FAILED
+
+
+def _print(kind: str, content: dict[str, Any], _: dict[str, Any], __: list[bytes]) -> None:
+    """Print one thing that the code shows."""
+    from kale_magic.render.words import plain
+
+    if kind == "stream":
+        write(sys.stderr if content.get("name") == "stderr" else sys.stdout, str(content.get("text", "")))
+    elif kind in {"execute_result", "display_data", "update_display_data"}:
+        text = (content.get("data") or {}).get("text/plain")
+        if text is not None:
+            write(sys.stdout, f"{text}\n")
+    elif kind == "error":
+        text = "\n".join(map(str, content.get("traceback") or [f"{content.get('ename')}: {content.get('evalue')}"]))
+        write(sys.stderr, (text if sys.stderr.isatty() else plain(text)) + "\n")
+
+
+def _ask(prompt: str, is_password: bool) -> str | None:
+    """Ask the person at the terminal what the code asks; None at the end of input."""
+    try:
+        if is_password:
+            import getpass
+
+            return getpass.getpass(prompt)
+        return input(prompt)
+    except EOFError:
+        return None

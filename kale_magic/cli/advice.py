@@ -1,0 +1,64 @@
+"""What ``check`` warns of: things that run, but that a person would rather know before."""
+
+from __future__ import annotations
+
+import ast
+import re
+from typing import TYPE_CHECKING
+
+from kale_magic.model.step import Step, StepKind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from kale_magic.model.dataflow import Plan
+    from kale_magic.model.workflow import Workflow
+
+_PATH = re.compile(r"(?:~|/)[\w.+-]*(?:/[\w.+-]+)+")
+_EVERYWHERE = ("/dev/", "/proc/", "/sys/", "/tmp/", "/etc/", "/usr/", "/bin/", "/var/tmp/")  # noqa: S108 - not made here
+_HERE = frozenset({None, "local"})
+
+
+def warnings_of(workflow: Workflow, plan: Plan, folder: Path) -> list[str]:
+    """Return one sentence for each thing, in order of the steps."""
+    used = {(binding.producer, binding.output) for step in plan.steps.values() for binding in step.bindings}
+    children = plan.children()
+    made = [pattern for step in workflow.steps.values() for pattern in step.files_out]
+    common = _paths(workflow.common_code())
+    found = [f"the common code names {path!r}, which may not exist where the steps run" for path in common]
+    for step in workflow.steps.values():
+        idle = [name for name in step.outputs if (step.name, name) not in used]
+        if idle and children[step.name]:  # those of a last step are the results
+            found.append(f"step {step.name}: no step uses its output{'s' if len(idle) > 1 else ''} {', '.join(idle)}")
+        paths = _paths(step.code, is_python=step.kind is StepKind.PYTHON)
+        found += [f"step {step.name} names {path!r}, which may not exist where it runs" for path in paths]
+        if (executor := step.executor or workflow.executor) not in _HERE and step.resources.walltime_s is None:
+            found.append(f"step {step.name} has no --walltime: {executor} gives it the queue's default")
+        found += _missing_files(step, made, folder)
+    return found
+
+
+def _missing_files(step: Step, made: list[str], folder: Path) -> list[str]:
+    return [
+        f"step {step.name}: no file matches --files-in {pattern} in {folder}, and no step makes it"
+        for pattern in step.files_in
+        if pattern not in made and not pattern.startswith("/") and not any(folder.glob(pattern))
+    ]
+
+
+def _paths(code: str, *, is_python: bool = True) -> Iterator[str]:
+    """Yield absolute paths of this machine in code: string literals of Python, words of a shell."""
+    seen: set[str] = set()
+    for text in _texts(code) if is_python else re.split(r"[\s\"'=:;|&<>()]+", code):
+        if _PATH.fullmatch(text) and not text.startswith(_EVERYWHERE) and text not in seen:
+            seen.add(text)
+            yield text
+
+
+def _texts(code: str) -> list[str]:
+    try:
+        tree = ast.parse(code)
+    except SyntaxError:  # a cell with %magics or !commands
+        return re.findall(r"[\"']([^\"'\n]+)[\"']", code)
+    return [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]

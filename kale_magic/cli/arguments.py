@@ -1,0 +1,238 @@
+"""The words of the command line: every command, its options and its help. Standard library only, quick to build."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+import sys
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from kale_magic.cli.exits import Exit
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_STEP = "STEP is fit, a sweep's point fit[2] or fit[metal=Al], or RUN/fit; bare, the newest run in or below this folder that has it."
+_EPILOG = """\
+exit codes: 0 ok; 1 the workflow or job failed; 2 wrong usage; 3 manager or queue not reachable; 4 timed out.
+Each command takes -h. Documentation: README.rst."""
+_PARAMETER = re.compile(r"[A-Za-z_]\w*")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse without abbreviations, whose mistakes are one line that names the way out."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, **options})
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, and end with the exit code of wrong usage."""
+        match = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
+        if match:
+            choices = [word.strip(" '") for word in match[2].split(",")]
+            close = difflib.get_close_matches(match[1], choices, 1)
+            way = f"did you mean {close[0]}?" if close else f"choose from {', '.join(choices)}"
+            message = f"{message.split(':', maxsplit=1)[0]}: no {match[1]!r}; {way}"
+        sys.stderr.write(f"kale: {message}\nkale: see {self.prog} -h\n")
+        raise SystemExit(int(Exit.USAGE))
+
+
+def build_parser() -> Parser:
+    """Return the parser of ``jupyter kale``; a parsed command has ``handler``, as ``module:function`` below this package."""
+    from kale_magic import __version__
+
+    parser = Parser(
+        prog="jupyter kale",
+        description="Declare steps in notebook cells, run them as jobs with live kernels you can look into.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"kale {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", required=True)
+    _add_workflow_commands(commands)
+    _add_look_commands(commands)
+    _add_act_commands(commands)
+    _add_care_commands(commands)
+    return parser
+
+
+def _add(commands: Any, name: str, handler: str, does: str, *, json: bool = False, more: str = "") -> Parser:
+    parser: Parser = commands.add_parser(name, help=does, description=f"{does[0].upper()}{does[1:]}. {more}".strip())
+    parser.set_defaults(handler=handler, json=False)
+    if json:
+        parser.add_argument("--json", action="store_true", help="print one JSON object (a list for runs and queue)")
+    return parser
+
+
+def _add_workflow_commands(commands: Any) -> None:
+    run = _add(
+        commands, "run", "workflow:run", "run a workflow and wait for it", json=True,
+        more="Of a notebook, the %%kale_ cells are read; nothing of the notebook itself is run.",
+    )  # fmt: skip
+    run.add_argument("file", metavar="NOTEBOOK|YAML")
+    run.add_argument("--executor", metavar="E", help="where the jobs run, if a step does not say")
+    run.add_argument(
+        "--params",
+        metavar="N=V",
+        nargs="+",
+        action="extend",
+        type=parameter,
+        default=[],
+        help="replace parameters: n=10 name='x y'",
+    )
+    run.add_argument("--only", metavar="A,B", type=names, action="extend", default=[], help="run these steps alone")
+    run.add_argument(
+        "--from",
+        metavar="A",
+        dest="from_",
+        type=names,
+        action="extend",
+        default=[],
+        help="run these and what depends on them",
+    )
+    run.add_argument("--to", metavar="B", type=names, action="extend", default=[], help="run what leads up to these")
+    run.add_argument("--name", metavar="RUN", help="the run's id")
+    run.add_argument("--timeout", metavar="S", type=seconds, help="stop waiting (exit code 4); the run goes on")
+    export = _add(
+        commands,
+        "export",
+        "workflow:export",
+        "write the workflow of a notebook as YAML",
+        more="Runs nothing of the notebook.",
+    )
+    export.add_argument("file", metavar="NOTEBOOK|YAML")
+    export.add_argument("-o", "--output", metavar="FILE", required=True, help="- is stdout")
+    export.add_argument("--format", choices=["kale"], default="kale", help="kale (the default)")
+    load = _add(commands, "import", "workflow:load", "make a notebook of a workflow file")
+    load.add_argument("file", metavar="FILE")
+    load.add_argument("-o", "--output", metavar="NOTEBOOK", required=True)
+    load.add_argument("--force", action="store_true", help="overwrite the notebook if there is one")
+    check = _add(
+        commands, "check", "workflow:check", "read a workflow and say what is wrong with it", json=True,
+        more="Exit code 1 if it could not be submitted; warnings don't count.",
+    )  # fmt: skip
+    check.add_argument("file", metavar="NOTEBOOK|YAML")
+
+
+def _add_look_commands(commands: Any) -> None:
+    status = _add(commands, "status", "look:status", "show a run: its steps and their states", json=True)
+    status.add_argument("run", metavar="RUN", nargs="?", help="default: the newest in or below this folder")
+    runs = _add(commands, "runs", "look:runs", "list the runs in or below this folder, newest first", json=True)
+    runs.add_argument("--all", action="store_true", help="the runs of all folders")
+    runs.add_argument("--limit", metavar="N", type=count, default=50, help="at most so many (default 50)")
+    _add(commands, "queue", "look:queue", "show what runs and what waits, and why", json=True)
+    logs = _add(commands, "logs", "look:logs", "print what a step printed", more=_STEP)
+    logs.add_argument("step", metavar="STEP")
+    kind = logs.add_mutually_exclusive_group()
+    kind.add_argument("--stderr", action="store_true", help="its stderr instead of its stdout")
+    kind.add_argument("--script", action="store_true", help="its job script")
+    logs.add_argument("--tail", metavar="N", type=count, help="the last N lines only")
+    logs.add_argument("--follow", action="store_true", help="go on printing until the step has ended")
+    wait = _add(
+        commands,
+        "wait",
+        "look:wait",
+        "wait until a run or a step has ended",
+        json=True,
+        more="Exit code 1 if it did not end well.",
+    )
+    wait.add_argument("what", metavar="RUN|STEP", nargs="?", help="default: the newest run in or below this folder")
+    wait.add_argument("--timeout", metavar="S", type=seconds, help="longest wait (exit code 4)")
+
+
+def _add_act_commands(commands: Any) -> None:
+    cancel = _add(commands, "cancel", "act:cancel", "end a run or a step", json=True, more=_STEP)
+    cancel.add_argument("what", metavar="STEP|RUN")
+    stop = _add(commands, "stop", "act:stop", "interrupt a step's code; its kernel stays for a look", more=_STEP)
+    stop.add_argument("step", metavar="STEP")
+    attach = _add(
+        commands,
+        "attach",
+        "act:attach",
+        "run code in a running step's kernel",
+        more=f"It can't disturb the step. {_STEP}",
+    )
+    attach.add_argument("step", metavar="STEP")
+    attach.add_argument("--exec", metavar="CODE", dest="code", required=True, help="the code; - reads it from stdin")
+    attach.add_argument(
+        "--timeout",
+        metavar="S",
+        type=seconds,
+        default=600.0,
+        help="longest wait for the step to start, and for the code (default 600)",
+    )
+
+
+def _add_care_commands(commands: Any) -> None:
+    manager = commands.add_parser(
+        "manager",
+        help="the process that keeps track of your runs",
+        description="The process that keeps track of your runs.",
+    )
+    parts = manager.add_subparsers(dest="part", metavar="COMMAND", title="commands", required=True)
+    _add(parts, "start", "care:start", "start the manager, if none runs", json=True)
+    _add(parts, "stop", "care:stop", "end the manager; jobs go on, and the next command starts one")
+    _add(parts, "status", "care:manager_status", "say whether it runs, and where", json=True)
+    logs = _add(parts, "logs", "care:manager_logs", "print what it wrote to its log")
+    logs.add_argument("--tail", metavar="N", type=count, help="the last N lines only")
+    _add(commands, "doctor", "doctor:doctor", "check every part and say what to mend", json=True)
+    gc = _add(commands, "gc", "gc:collect", "remove the folders of old runs in or below this folder", json=True)
+    gc.add_argument(
+        "--older-than",
+        metavar="AGE",
+        type=age,
+        default=30 * 86400.0,
+        help="ended so long ago: 30d (the default), 12h, 2w",
+    )
+    gc.add_argument("--yes", action="store_true", help="don't ask")
+
+
+def names(text: str) -> list[str]:
+    """Read ``A,B``."""
+    found = [part.strip() for part in text.split(",")]
+    if not all(found):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of steps such as relax,fit")
+    return found
+
+
+def parameter(text: str) -> tuple[str, object]:
+    """Read ``n=10``: the name and the value, a Python literal where it is one."""
+    from kale_magic.model.literals import literal_or_text
+
+    name, sign, value = text.partition("=")
+    if not sign or not _PARAMETER.fullmatch(name):
+        raise argparse.ArgumentTypeError(f"{text!r} is no parameter; write n=10 (and NOTEBOOK before --params)")
+    return name, literal_or_text(value)
+
+
+def seconds(text: str) -> float:
+    """Read a time to wait."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
+    return value
+
+
+def count(text: str) -> int:
+    """Read how many."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number")
+    return int(text)
+
+
+def age(text: str) -> float:
+    """Read ``30d``, ``12h``, ``2w``; a bare number is days."""
+    match = re.fullmatch(r"(\d+)\s*([smhdw]?)", text.strip())
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is no age; write 30d, 12h or 2w")
+    return float(int(match[1]) * _SECONDS[match[2] or "d"])
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line; exits with code 2 and one line on stderr when it is wrong."""
+    return build_parser().parse_args(argv)

@@ -1,0 +1,231 @@
+"""``run``, ``export``, ``import`` and ``check``: commands that read a workflow from a file."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kale_magic.cli.console import Console, write
+from kale_magic.cli.exits import Exit, sentence
+from kale_magic.errors import KaleError, StepSyntaxError, UsageError, WorkflowError
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+
+    from kale_magic.client import Client
+    from kale_magic.model.workflow import Workflow
+
+_SHOWN_NOTEBOOKS = 20
+
+
+def read_workflow(name: str) -> tuple[Workflow, Path]:
+    """Return the workflow in a notebook or YAML file, and the folder in which its steps run.
+
+    Raises
+    ------
+    UsageError
+        There is no such file, or it can't be read.
+    KaleError
+        What it says is no workflow.
+    """
+    path = Path(name)
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise UsageError(f"{name} {what}.", "Name a notebook (.ipynb) or a workflow file (.yaml).")
+    if path.suffix == ".ipynb":
+        from kale_magic.dsl.notebook import read_notebook
+
+        workflow = read_notebook(path)
+    else:
+        from kale_magic.formats import native
+
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as exc:
+            raise UsageError(f"{name} can't be read: {getattr(exc, 'strerror', None) or exc}.") from exc
+        workflow = native.load(text, source=name)
+    return workflow, (path.resolve().parent / (workflow.directory or ".")).resolve()
+
+
+def run(arguments: argparse.Namespace, console: Console) -> int:
+    """Declare, submit, wait with progress, and sum up."""
+    from kale_magic.api.workflow import submit
+    from kale_magic.client import Client
+    from kale_magic.model import dataflow
+
+    try:
+        workflow, folder = read_workflow(arguments.file)
+        if not workflow.steps:
+            raise WorkflowError(
+                f"{arguments.file} declares no step.", "A step is a cell that begins with %%kale_step NAME."
+            )
+        plan = dataflow.resolve(workflow)
+    except (WorkflowError, StepSyntaxError) as exc:  # the workflow's own fault, also where a step is unknown in it
+        console.note(f"kale: {sentence(exc)}")
+        return Exit.FAILED
+    for option, names in (("--only", arguments.only), ("--from", arguments.from_), ("--to", arguments.to)):
+        for name in names:
+            if name not in plan.steps:
+                raise UsageError(f"{option} names {name!r}, which is no step.", f"There are: {', '.join(plan.steps)}.")
+    with Client.connect() as client:
+        submitted = submit(
+            workflow, client=client, folder=folder, name=arguments.name, only=arguments.only, from_=arguments.from_,
+            to=arguments.to, params=dict(arguments.params), executor=arguments.executor,
+        )  # fmt: skip
+        return _see_through(client, submitted.name, arguments, console)
+
+
+def _see_through(client: Client, name: str, arguments: argparse.Namespace, console: Console) -> int:
+    """Follow a run that was just submitted to its end, and sum up."""
+    from kale_magic.cli.follow import Progress, follow_run
+    from kale_magic.cli.shapes import run_object
+
+    progress = Progress(console)
+    found = client.status(name)
+    console.note(f"kale: run {name} in {found['folder']}")
+    try:
+        found = follow_run(client, name, 0, progress, arguments.timeout)
+    except KeyboardInterrupt:
+        return _interrupted(client, name, console)
+    if console.is_json:
+        console.data(run_object(found))
+    else:
+        _sum_up(found, console)
+    return Exit.OK if found["state"] == "completed" else Exit.FAILED
+
+
+def _sum_up(found: dict[str, Any], console: Console) -> None:
+    from kale_magic.cli.look import show_run
+
+    show_run(found, console)
+    notebooks = [path for path in executed_notebooks(found) if path.exists()]
+    if notebooks:
+        console.say("\nexecuted notebooks:")
+        for path in notebooks[:_SHOWN_NOTEBOOKS]:
+            console.say(f"  {_shortest(path)}")
+        if len(notebooks) > _SHOWN_NOTEBOOKS:
+            console.say(f"  ... {len(notebooks)} in all, in {_shortest(Path(found['folder']) / 'steps')}")
+
+
+def executed_notebooks(found: dict[str, Any]) -> Iterator[Path]:
+    """Yield where the executed notebook of each job of a run is."""
+    for name, step in found["steps"].items():
+        folder = Path(found["folder"]) / "steps" / name
+        for part in (folder / number for number in step["points"]) if step.get("points") else (folder,):
+            yield part / "step.ipynb"
+
+
+def _shortest(path: Path) -> str:
+    """Return a path as it is shortest from here."""
+    inside = Path.cwd()
+    return str(path.relative_to(inside)) if path.is_relative_to(inside) else str(path)
+
+
+def _interrupted(client: Client, name: str, console: Console) -> int:
+    """Ask whether to cancel, if there is somebody to ask; else say that the run goes on."""
+    goes_on = f"kale: the run goes on; look: jupyter kale status {name}, end it: jupyter kale cancel {name}"
+    if console.is_asking:
+        write(sys.stderr, f"\nkale: interrupted. Cancel run {name}? [y/N] ")
+        try:
+            is_cancel = input().strip().lower() in {"y", "yes"}
+        except (EOFError, KeyboardInterrupt):
+            is_cancel = False
+            console.note("")
+        if is_cancel:
+            done = client.cancel(name)
+            console.note(f"kale: cancelled {', '.join(done) or 'nothing: it had ended'}")
+            return Exit.INTERRUPTED
+    console.note(goes_on)
+    return Exit.INTERRUPTED
+
+
+def export(arguments: argparse.Namespace, console: Console) -> int:
+    """Write a notebook's workflow as YAML."""
+    from kale_magic.formats import native
+
+    workflow, _ = read_workflow(arguments.file)
+    text = native.dump(workflow)
+    if arguments.output == "-":
+        write(sys.stdout, text)
+    else:
+        write_whole(Path(arguments.output), text)
+        count = len(workflow.steps)
+        console.note(f"kale: {arguments.output}: workflow {workflow.name}, {count} step{'' if count == 1 else 's'}")
+    return Exit.OK
+
+
+def load(arguments: argparse.Namespace, console: Console) -> int:
+    """Make a notebook of a workflow file."""
+    import json
+
+    from kale_magic.formats import to_notebook
+
+    target = Path(arguments.output)
+    if target.exists() and not arguments.force:
+        raise UsageError(f"{target} exists.", "Give another name, or --force to overwrite it.")
+    workflow, _ = read_workflow(arguments.file)
+    write_whole(target, json.dumps(to_notebook(workflow), indent=1, ensure_ascii=False) + "\n")
+    console.note(f"kale: {target}: workflow {workflow.name}")
+    return Exit.OK
+
+
+def check(arguments: argparse.Namespace, console: Console) -> int:
+    """Read and resolve a workflow; exit code 1 if it could not be submitted."""
+    from kale_magic.cli.advice import warnings_of
+    from kale_magic.model import dataflow
+
+    workflow: Workflow | None = None
+    problem: KaleError | None = None
+    advice: list[str] = []
+    try:
+        workflow, folder = read_workflow(arguments.file)
+        if not workflow.steps:
+            raise WorkflowError(
+                f"{arguments.file} declares no step.", "A step is a cell that begins with %%kale_step NAME."
+            )
+        advice = warnings_of(workflow, dataflow.resolve(workflow), folder)
+    except (WorkflowError, StepSyntaxError) as exc:
+        problem = exc
+    except UsageError as exc:
+        if not Path(arguments.file).is_file():
+            raise
+        problem = exc  # a word in a cell, not one on the command line
+    errors = [sentence(problem)] if problem else []
+    steps = list(workflow.steps) if workflow else []
+    if console.is_json:
+        name = workflow.name if workflow else None
+        console.data({"file": arguments.file, "workflow": name, "steps": steps, "errors": errors, "warnings": advice})
+    for line in advice:
+        console.say(f"warning: {line}")
+    for line in errors:
+        console.say(f"error: {line}")
+    if not errors:
+        count = f"{len(steps)} step{'' if len(steps) == 1 else 's'}"
+        console.say(
+            f"{arguments.file}: {count}, no errors, {len(advice) or 'no'} warning{'' if len(advice) == 1 else 's'}"
+        )
+    return Exit.FAILED if problem else Exit.OK
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that it is there whole or not at all; raises UsageError if it can't be written."""
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as stream:
+                stream.write(text)
+                stream.flush()
+                os.fsync(stream.fileno())
+            mask = os.umask(0)
+            os.umask(mask)
+            os.chmod(name, 0o666 & ~mask)
+            os.replace(name, path)
+        except BaseException:
+            os.unlink(name)
+            raise
+    except OSError as exc:
+        raise UsageError(f"{path} can't be written: {exc.strerror or exc}.") from exc
