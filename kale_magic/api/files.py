@@ -1,0 +1,90 @@
+"""What a step leaves in its folder, read back: logs, samples, values.
+
+Owns the reading; refuses values that another user owns or could have written.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from typing import TYPE_CHECKING, Any
+
+from kale_magic.errors import UsageError
+from kale_proxy import values
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_BLOCK = 1 << 16
+
+
+def log(folder: Path, name: str, tail: int | None) -> str:
+    """Return a text file of a step, or its last ``tail`` lines; empty while there is none."""
+    try:
+        with (folder / name).open("rb") as stream:
+            data = stream.read() if tail is None else _last_lines(stream, tail)
+    except FileNotFoundError:
+        return ""
+    return data.decode("utf-8", "replace")
+
+
+def samples(folder: Path) -> list[dict[str, Any]]:
+    """Return the lines of ``resources.jsonl``, oldest first; a line that is being written is left out."""
+    found = []
+    for line in log(folder, "resources.jsonl", None).splitlines():
+        try:
+            item = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(item, dict):
+            found.append(item)
+    return found
+
+
+def saved(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the index of the values a step left: name -> file, type, shape, dtype, bytes."""
+    return values.read_index(folder / "outputs")
+
+
+def load(folder: Path, name: str, *, where: str) -> object:
+    """Return the value ``name`` out of a folder of values.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder that holds the values.
+    name : str
+        The value's name.
+    where : str
+        The step, for the message.
+
+    Raises
+    ------
+    UsageError
+        There is no such value, it can't be read, or the files are not this user's alone.
+    """
+    try:
+        info = folder.stat()
+        if info.st_uid != os.getuid() or info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise UsageError(
+                f"{folder} belongs to, or can be written by, another user: nothing is loaded from it.",
+                "Make it yours alone (chmod go-w), or copy the values in a way you trust.",
+            )
+        return values.load(folder, name)
+    except FileNotFoundError as exc:
+        raise UsageError(f"{where} has left no values.", "A step hands on what its --outputs name.") from exc
+    except values.ValueFileError as exc:
+        known = ", ".join(values.read_index(folder))
+        raise UsageError(f"{where}: {exc}.", f"It has: {known}." if known else "") from exc
+
+
+def _last_lines(stream: Any, count: int) -> bytes:
+    end = stream.seek(0, os.SEEK_END)
+    data = b""
+    while end > 0 and data.count(b"\n") <= count:
+        start = max(0, end - _BLOCK)
+        stream.seek(start)
+        data = stream.read(end - start) + data
+        end = start
+    return b"".join(data.splitlines(keepends=True)[-count:]) if count > 0 else b""

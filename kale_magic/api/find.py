@@ -1,0 +1,243 @@
+"""Which run and which step a person means, when several could be meant.
+
+A bare step name means the newest run of the workflow at hand that has it; where a command acts on
+something live and several live runs have it, the candidates are listed instead of guessing. Used by
+the Python API, the magics and the command line.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from kale_magic.errors import UnknownRunError, UnknownStepError, UsageError
+from kale_magic.model.address import describe_point, parse_address, resolve_point
+from kale_magic.model.states import StepState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+_LOOKED_AT = 50  # runs that a bare name is looked for in
+_SHOWN = 8
+
+
+class Asks(Protocol):
+    """The part of :class:`kale_magic.client.Client` that is used here."""
+
+    def status(self, run: str | None = None) -> dict[str, Any]:
+        """Return a run's status."""
+
+    def runs(self, folder: str | Path | None = None, limit: int = 100) -> list[dict[str, Any]]:
+        """Return runs, newest first."""
+
+    def where(self, run: str | None, step: str, point: int | None = None) -> dict[str, Any]:
+        """Return where a step is."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Target:
+    """One step (or one point of a sweep) of one run; the rest is how it was when it was looked up.
+
+    ``live`` is the folder of its kernel while there is one; ``folder`` is where it keeps its files.
+    """
+
+    run: str
+    step: str
+    point: int | None
+    state: str
+    reason: str
+    folder: Path
+    live: Path | None
+    kind: str
+
+    @property
+    def label(self) -> str:
+        """``fit`` or ``fit[2]``."""
+        return self.step if self.point is None else f"{self.step}[{self.point}]"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the step has ended for good."""
+        return self.state in _FINAL
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scope:
+    """Where a bare name is looked for: a workflow's runs, in one folder; None is no restriction."""
+
+    workflow: str | None = None
+    folder: Path | None = None
+
+    def runs(self, client: Asks, limit: int = _LOOKED_AT) -> list[dict[str, Any]]:
+        """Return the runs in scope, newest first."""
+        found = client.runs(self.folder, limit)
+        return [run for run in found if self.workflow is None or run.get("workflow") == self.workflow]
+
+    def __str__(self) -> str:
+        """Return the words for a message."""
+        if self.workflow is not None:
+            return f"workflow {self.workflow}"
+        return f"{self.folder}" if self.folder is not None else "the runs of this user"
+
+
+def find_run(client: Asks, name: str | None, scope: Scope) -> str:
+    """Return the id of a run: ``name`` itself, a beginning of it that only one run has, or the newest for None.
+
+    Raises
+    ------
+    UnknownRunError
+        There is none.
+    UsageError
+        Several runs begin so.
+    """
+    if name is None:
+        runs = scope.runs(client, 1) or scope.runs(client)
+        if not runs:
+            raise UnknownRunError(f"There is no run of {scope} yet.", "Start one with %kale_submit or: jupyter kale run.")
+        return str(runs[0]["run"])
+    known = [str(run["run"]) for run in client.runs(None, 1000)]
+    if name in known:
+        return name
+    matches = [run for run in known if run.startswith(name)]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise UsageError(f"{len(matches)} runs begin with {name!r}.", f"Say which: {_listed(matches)}")
+    raise UnknownRunError(f"No run {name!r}.", _suggest(name, known))
+
+
+def find_step(client: Asks, text: str, scope: Scope, *, is_acting: bool = False) -> Target:
+    """Return the step that ``text`` (``fit``, ``fit[2]``, ``fit[metal=Al]``, ``RUN/fit``) means.
+
+    Parameters
+    ----------
+    client : Client
+        The manager.
+    text : str
+        What the person wrote.
+    scope : Scope
+        Where a name without a run is looked for.
+    is_acting : bool
+        Whether the command acts on something live: then one live run must be the only one.
+
+    Raises
+    ------
+    UsageError
+        The text is no name of a step, or means several.
+    UnknownStepError, UnknownRunError
+        There is no such step, point or run.
+    """
+    address = parse_address(text)
+    run = find_run(client, address.run, scope) if address.run is not None else None
+    found = where_in(client, run, address.step) if run else _newest_with(client, address.step, scope, is_acting=is_acting)
+    if address.selector is None:
+        return found
+    points = points_of(client, found.run, address.step)
+    if not points:
+        raise UsageError(f"{address.step} is no sweep.", f"Write {address.step}.")
+    return where_in(client, found.run, address.step, resolve_point(address.selector, points, step=address.step))
+
+
+def one_job(client: Asks, target: Target) -> Target:
+    """Return ``target`` if it is one job; a sweep without a point is refused, and its points are listed.
+
+    Raises
+    ------
+    UsageError
+        It is a sweep of several points.
+    """
+    if target.point is not None:
+        return target
+    points = points_of(client, target.run, target.step)
+    if not points:
+        return target
+    if len(points) == 1:
+        return where_in(client, target.run, target.step, 0)
+    names = [f"{target.step}[{describe_point(point)}]" for point in points]
+    raise UsageError(f"{target.step} has {len(points)} points.", f"Say which: {_listed(names)}")
+
+
+def points_of(client: Asks, run: str, step: str) -> list[dict[str, object]]:
+    """Return the swept parameters of each point of a step in a run, in point order; empty when it is no sweep."""
+    status = client.status(run)
+    try:
+        points: Mapping[str, Any] = status["steps"][step].get("points") or {}
+    except KeyError:
+        raise UnknownStepError(f"Run {run} has no step {step}.", _suggest(step, status["steps"])) from None
+    if not points:
+        return []
+    from kale_magic.formats import native
+
+    path = Path(status["folder"]) / "workflow.yaml"
+    return native.load(path.read_text(encoding="utf-8"), source=str(path)).steps[step].points()
+
+
+def where_in(client: Asks, run: str, step: str, point: int | None = None) -> Target:
+    """Ask the manager where a step of a run is; raises UnknownStepError with a suggestion."""
+    try:
+        found = client.where(run, step, point)
+    except UnknownStepError as exc:
+        if exc.hint:
+            raise
+        raise UnknownStepError(exc.message, _suggest(step, client.status(run).get("steps", {}))) from exc
+    live = found.get("live")
+    return Target(
+        run=str(found["run"]),
+        step=str(found["step"]),
+        point=found.get("point"),
+        state=str(found.get("state", "")),
+        reason=str(found.get("reason") or ""),
+        folder=Path(str(found["folder"])),
+        live=Path(str(live)) if live else None,
+        kind=str(found.get("kind") or "python"),
+    )
+
+
+def _newest_with(client: Asks, step: str, scope: Scope, *, is_acting: bool) -> Target:
+    runs = scope.runs(client)
+    if not runs:
+        raise UnknownRunError(f"There is no run of {scope} yet, so no step {step}.", "Start one with %kale_submit.")
+    found: list[Target] = []
+    for run in runs:
+        if is_acting and found and run.get("state") != "running":
+            continue
+        try:
+            target = where_in(client, str(run["run"]), step)
+        except (UnknownStepError, UnknownRunError):
+            continue
+        found.append(target)
+        if not is_acting:
+            return target
+    if not found:
+        names = client.status(str(runs[0]["run"])).get("steps", {})
+        raise UnknownStepError(f"No run of {scope} has a step {step}.", _suggest(step, names))
+    live = [target for target in found if not target.is_final]
+    if len(live) > 1:
+        candidates = _listed([f"{target.run}/{target.label} ({target.state})" for target in live])
+        raise UsageError(f"{step} is live in {len(live)} runs.", f"Say which: {candidates}")
+    return live[0] if live else found[0]
+
+
+def _suggest(word: str, known: Iterable[str]) -> str:
+    names = list(known)
+    close = _closest(word, names)
+    if close:
+        return f"Did you mean {close}?"
+    return f"There are: {_listed(names)}." if names else "There are none."
+
+
+def _closest(word: str, names: Sequence[str]) -> str:
+    folded: Callable[[str], str] = str.casefold
+    by_fold = {folded(name): name for name in names}
+    found = difflib.get_close_matches(folded(word), list(by_fold), 1, 0.7)
+    return by_fold[found[0]] if found else ""
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f", ... ({len(names)} in all)" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+_FINAL = frozenset(state.value for state in StepState if state.is_final)

@@ -1,0 +1,300 @@
+"""Visits to steps from this process: wait for the kernel, run code in it, bring values out.
+
+One visitor is kept open per step, so that the next visit takes a few milliseconds and finds the names of
+the one before. Belongs to one thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import time
+import uuid
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from kale_magic.api import files
+from kale_magic.api.find import Asks, Target, where_in
+from kale_magic.errors import JobError, StepFailed, UsageError
+from kale_proxy.wire import AgentGone
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from kale_proxy.visitor import OnInput, OnMessage, Visitor
+
+_POLL_S = 0.1
+_PULL_S = 600.0
+_CONNECT_S = 20.0
+_NO_KERNEL = frozenset({"shell", "script"})
+_OVER = frozenset({"failed", "cancelled"})
+
+
+@dataclass(kw_only=True, slots=True)
+class Execution:
+    """What code that ran in a step's kernel has shown: printed text, and displayed bundles in order."""
+
+    text: str = ""
+    bundles: list[dict[str, Any]] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        """Return the printed text, then the plain form of what was displayed."""
+        shown = [str(bundle.get("text/plain", "")) for bundle in self.bundles]
+        return self.text + "\n".join(filter(None, shown))
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
+        rich = self.bundles[-1] if self.bundles and not self.text else {}
+        return {**rich, "text/plain": str(self)}
+
+
+class Visits:
+    """The open visitors of this process, by step; ``client`` is asked where steps are."""
+
+    def __init__(self, client: Asks) -> None:
+        self._client = client
+        self._visitors: dict[tuple[str, str], Visitor] = {}
+
+    def close(self) -> None:
+        """End all visits."""
+        for key in list(self._visitors):
+            self._visitors.pop(key).close()
+
+    def wait_for_kernel(
+        self, target: Target, timeout: float, on_wait: Callable[[Target], None] | None = None
+    ) -> Target:
+        """Return the step as it is when its kernel can be visited.
+
+        Parameters
+        ----------
+        target : Target
+            One job.
+        timeout : float
+            Longest wait for its start, in seconds.
+        on_wait : callable, optional
+            Called with the target whenever its state or the reason for waiting changes.
+
+        Raises
+        ------
+        UsageError
+            It is over, or never has a kernel.
+        TimeoutError
+            It has not started by then.
+        """
+        deadline = time.monotonic() + timeout
+        said: tuple[str, str] | None = None
+        while True:
+            _refuse_without_kernel(target)
+            if target.live is not None and (target.live / "kernel.json").exists():
+                return target
+            if on_wait is not None and said != (target.state, target.reason):
+                said = (target.state, target.reason)
+                on_wait(target)
+            if time.monotonic() > deadline:
+                why = f" ({target.reason})" if target.reason else ""
+                raise TimeoutError(f"{target.label} is still {target.state} after {timeout:g} s{why}.")
+            time.sleep(_POLL_S)
+            target = where_in(self._client, target.run, target.step, target.point)
+
+    def execute(
+        self,
+        target: Target,
+        code: str,
+        *,
+        mode: str = "visit",
+        on_message: OnMessage | None = None,
+        on_input: OnInput | None = None,
+        on_note: Callable[[str], None] | None = None,
+        timeout: float | None = None,
+        is_silent: bool = False,
+    ) -> dict[str, Any]:
+        """Run code in the step's kernel and return the content of its reply.
+
+        Parameters
+        ----------
+        target : Target
+            One job whose kernel is there.
+        code : str
+            A cell.
+        mode : str
+            ``visit``, ``write`` or ``main``, as :meth:`kale_proxy.visitor.Visitor.connect` has them.
+        on_message, on_input : callable, optional
+            As :meth:`kale_proxy.visitor.Visitor.execute` has them.
+        on_note : callable, optional
+            Called with a sentence when a visit to this kernel is less than usual.
+        timeout : float, optional
+            Seconds; the code goes on after it.
+        is_silent : bool
+            Whether the code is ours and leaves no trace in the visit's history.
+
+        Raises
+        ------
+        UsageError
+            The step ended meanwhile.
+        TimeoutError
+            The code was not done in time.
+        KeyboardInterrupt
+            After the code, and nothing else, was interrupted.
+        """
+        live = live_folder(target)
+        key = (str(live), mode)
+        for is_fresh in (key not in self._visitors, True):
+            try:
+                visitor = self._visitor(live, mode, on_note)
+                return visitor.execute(
+                    code,
+                    on_message=on_message,
+                    on_input=on_input,
+                    timeout=timeout,
+                    silent=is_silent,
+                    store_history=not is_silent,
+                )
+            except AgentGone as exc:
+                self._drop(key)
+                now = where_in(self._client, target.run, target.step, target.point)
+                if is_fresh or now.live != live:
+                    _refuse_without_kernel(now)
+                    raise JobError(f"{target.label} can't be visited: {exc}", f"It is {now.state}.") from exc
+            except TimeoutError as exc:
+                self._drop(key)  # ends its cell too: nobody waits for it any more
+                raise TimeoutError(f"{target.label}: the visitor's code was not done within {timeout} s; it was ended.") from exc
+            except BaseException:
+                self._drop(key)
+                raise
+        raise AssertionError(key)  # not reached: the second round returns or raises
+
+    def run(self, target: Target, code: str, *, timeout: float) -> Execution:
+        """Run code in the step's kernel and return what it showed; raises StepFailed if it raised."""
+        shown = Execution()
+
+        def collect(msg_type: str, content: dict[str, Any], _metadata: dict[str, Any], _buffers: list[bytes]) -> None:
+            if msg_type == "stream":
+                shown.text += content["text"]
+            elif msg_type in {"execute_result", "display_data"}:
+                shown.bundles.append(content["data"])
+
+        reply = self.execute(target, code, on_message=collect, timeout=timeout)
+        if reply.get("status") != "ok":
+            raise StepFailed(f"In {target.run}/{target.label}: {_error_of(reply)}")
+        return shown
+
+    def pull(self, target: Target, names: Sequence[str]) -> list[Any]:
+        """Return values: of a running step from its kernel, else from what it left; a sweep's as lists.
+
+        Raises
+        ------
+        UsageError
+            There is no such value, or the step has nothing to pull from yet.
+        """
+        bad = [name for name in names if not name.isidentifier()]
+        if bad:
+            raise UsageError(f"{bad[0]!r} is no name of a variable.", "Pull names, and compute here.")
+        where = f"{target.run}/{target.label}"
+        if target.live is not None and target.kind not in _NO_KERNEL:
+            return self._pull_live(target, names, where)
+        folders = _output_folders(target)
+        rows = [[files.load(folder, name, where=where) for folder in folders] for name in names]
+        return rows if _is_sweep(target) else [row[0] for row in rows]
+
+    def variables(self, target: Target) -> list[dict[str, Any]]:
+        """Return the variables of a running step, or the outputs of a finished one: name, type, shape, bytes."""
+        if target.live is None:
+            if not target.is_final:
+                raise UsageError(f"{target.label} is {target.state}: it has no variables yet.", target.reason)
+            return [{"name": name, **info} for name, info in files.saved(target.folder).items()]
+        text = self._ask(target, "print(__import__('kale_proxy.look', fromlist=['_']).describe_json(globals()))")
+        found: list[dict[str, Any]] = json.loads(text)
+        return found
+
+    def _pull_live(self, target: Target, names: Sequence[str], where: str) -> list[Any]:
+        folder = live_folder(target) / f"pull-{uuid.uuid4().hex[:12]}"
+        arguments = f"globals(), {list(names)!r}, {str(folder)!r}"
+        try:
+            self._ask(target, f"__import__('kale_proxy.look', fromlist=['_']).save({arguments})")
+            return [files.load(folder, name, where=where) for name in names]
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _ask(self, target: Target, code: str) -> str:
+        printed: list[str] = []
+
+        def collect(msg_type: str, content: dict[str, Any], _metadata: dict[str, Any], _buffers: list[bytes]) -> None:
+            if msg_type == "stream" and content.get("name") == "stdout":
+                printed.append(content["text"])
+
+        reply = self.execute(target, code, on_message=collect, timeout=_PULL_S, is_silent=True)
+        if reply.get("status") != "ok":
+            if reply.get("ename") == "NameError" and "__import__" not in str(reply.get("evalue")):
+                known = ", ".join(item["name"] for item in self.variables(target)[:12])
+                missing = str(reply.get("evalue")).split("'")[1::2]
+                raise UsageError(
+                    f"{target.label} has no variable `{''.join(missing[:1])}` (yet).", f"It has: {known}." if known else ""
+                )
+            raise UsageError(f"{target.label}: {_error_of(reply)}")
+        return "".join(printed)
+
+    def _visitor(self, live: Path, mode: str, on_note: Callable[[str], None] | None) -> Visitor:
+        key = (str(live), mode)
+        visitor = self._visitors.get(key)
+        if visitor is None:
+            from kale_proxy.visitor import Visitor
+
+            visitor = self._visitors[key] = Visitor.connect(live, mode=mode, timeout=_CONNECT_S)
+            if visitor.note and on_note is not None:
+                on_note(visitor.note)
+        return visitor
+
+    def _drop(self, key: tuple[str, str]) -> None:
+        visitor = self._visitors.pop(key, None)
+        if visitor is not None:
+            with contextlib.suppress(Exception):  # it is gone either way
+                visitor.close()
+
+
+def live_folder(target: Target) -> Path:
+    """Return the folder of a step's kernel; raises UsageError if it has none now."""
+    _refuse_without_kernel(target)
+    if target.live is None:
+        why = f" ({target.reason})" if target.reason else ""
+        raise UsageError(f"{target.label} is {target.state}{why}: it has no kernel yet.")
+    return target.live
+
+
+def _refuse_without_kernel(target: Target) -> None:
+    where = f"{target.run}/{target.label}"
+    if target.kind in _NO_KERNEL:
+        raise UsageError(f"{where} is a {target.kind} step: it has no kernel.", f"See what it prints: %kale_logs {where}")
+    if target.is_final and target.state in _OVER:
+        why = f" ({target.reason})" if target.reason else ""
+        raise UsageError(f"{where} is {target.state}{why}: its kernel is gone.", f"See what it printed: %kale_logs {where}")
+    if target.is_final:
+        names = list(files.saved(target.folder))
+        look = f"%kale_pull {where} {' '.join(names)}" if names else f"%kale_logs {where}"
+        raise UsageError(f"{where} is {target.state}: its kernel is gone.", f"Look at what it left: {look}")
+
+
+def _is_sweep(target: Target) -> bool:
+    return target.point is None and not (target.folder / "outputs").exists() and (target.folder / "0").is_dir()
+
+
+def _output_folders(target: Target) -> list[Path]:
+    where = f"{target.run}/{target.label}"
+    if not target.is_final:
+        why = f" ({target.reason})" if target.reason else ""
+        raise UsageError(f"{where} is {target.state}{why}: it has no values yet.", f"Wait for it: %kale_wait {where}")
+    if target.state in _OVER:
+        why = f" ({target.reason})" if target.reason else ""
+        raise UsageError(f"{where} is {target.state}{why}: it has left no outputs.", f"%kale_logs {where}")
+    if not _is_sweep(target):
+        return [target.folder / "outputs"]
+    numbers = sorted(int(folder.name) for folder in target.folder.iterdir() if folder.name.isdigit())
+    return [target.folder / str(number) / "outputs" for number in numbers]
+
+
+def _error_of(reply: dict[str, Any]) -> str:
+    kind, value = reply.get("ename") or reply.get("status"), reply.get("evalue")
+    return f"{kind}: {value}" if value else str(kind)
