@@ -17,12 +17,12 @@ def main(argv: list[str] | None = None) -> int:
     run = commands.add_parser("run", help="run one job in the foreground, as its job.sh does")
     run.add_argument("job", type=Path, help="job.json")
     options = parser.parse_args(argv)
-    from kale_proxy import supervisor
+    from kale_proxy import serve as server
 
     if options.command == "serve":
-        supervisor.serve(options.dir.resolve(), options.idle)
+        server.serve(options.dir.resolve(), options.idle)
         return 0
-    return supervisor.run_one(options.job)
+    return server.run_one(options.job)
 
 
 if __name__ == "__main__":

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
 import signal
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kale_proxy import procs
-from kale_proxy.record import now
+from kale_proxy.record import write_sample
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,17 +81,10 @@ class Guard:
 
     def _write(self, job: Job, group: list[procs.Process], node: dict[str, Any]) -> None:
         read, written = procs.io_bytes(process.pid for process in group)
-        sample = {
-            "at": now(), "cpu_s": round(sum(process.cpu_s for process in group), 2), "rss_bytes": sum(process.rss_bytes for process in group),
-            "processes": len(group), "read_bytes": read, "written_bytes": written, "node": node,
-        }
-        line = json.dumps(sample) + "\n"
-        with contextlib.suppress(OSError):  # a full disk loses samples, not the step
-            fd = os.open(Path(job.spec.folder) / "resources.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-            try:
-                os.write(fd, line.encode())
-            finally:
-                os.close(fd)
+        write_sample(
+            job.spec, round(sum(process.cpu_s for process in group), 2), sum(process.rss_bytes for process in group),
+            processes=len(group), read_bytes=read, written_bytes=written, node=node,
+        )
 
 
 def _clock(seconds: int) -> str:

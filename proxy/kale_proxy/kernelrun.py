@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from kale_proxy import claim, steprun, values
 from kale_proxy.journal import JournalWriter
-from kale_proxy.record import cells_of, new_result, notebook_metadata, now, write_event, write_result
+from kale_proxy.record import cells_of, new_result, notebook_metadata, now, write_event, write_result, write_sample
 from kale_proxy.recorder import CELL_PREFIX, Recorder
 
 if TYPE_CHECKING:
@@ -254,6 +254,7 @@ class KernelRun:
         cpu = round(usage.ru_utime + usage.ru_stime, 4)
         data = json.loads(result.to_json()) | {"pid": os.getpid(), "cpu_s": cpu, "peak_rss_bytes": usage.ru_maxrss * 1024, "ended_at": now()}
         final = type(result).from_json(json.dumps(data))
+        write_sample(self.spec, final.cpu_s or 0.0, final.peak_rss_bytes or 0)
         write_event(self.spec, "ended", state=final.state, reason=final.reason)
         write_result(self.spec, final)
         return final

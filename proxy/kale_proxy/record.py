@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -34,6 +35,17 @@ def write_event(spec: JobSpec, event: str, **data: object) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def write_sample(spec: JobSpec, cpu_s: float, rss_bytes: int, **data: Any) -> None:
+    """Append one line to ``resources.jsonl``; a full disk loses samples, not the step."""
+    line = json.dumps({"at": now(), "cpu_s": cpu_s, "rss_bytes": rss_bytes, **data}) + "\n"
+    with contextlib.suppress(OSError):
+        fd = os.open(Path(spec.folder) / "resources.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            os.write(fd, line.encode())
+        finally:
+            os.close(fd)
 
 
 def write_result(spec: JobSpec, result: JobResult) -> None:

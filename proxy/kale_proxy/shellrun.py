@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kale_proxy import claim, values
-from kale_proxy.record import cells_of, new_result, notebook_metadata, now, write_event, write_result
+from kale_proxy.record import cells_of, new_result, notebook_metadata, now, write_event, write_result, write_sample
 from kale_proxy.recorder import CELL_PREFIX, Recorder
 from kale_proxy.steprun import STOPPED, check_files, job_environment
 
@@ -149,6 +149,7 @@ def _finish(spec: JobSpec, result: JobResult) -> JobResult:
         outputs=result.outputs, files=result.files, pid=os.getpid(), cpu_s=round(usage.ru_utime + usage.ru_stime, 4),
         peak_rss_bytes=usage.ru_maxrss * 1024,
     )
+    write_sample(spec, final.cpu_s or 0.0, final.peak_rss_bytes or 0)
     write_event(spec, "ended", state=final.state, reason=final.reason)
     write_result(spec, final)
     return final

@@ -96,6 +96,7 @@ class StepApp(IPKernelApp):  # type: ignore[misc]
     """An ipykernel application split in two by a fork."""
 
     live: Path
+    iopub_port: int
     journal: JournalWriter | None = None
     recorder: Recorder | None = None
 
@@ -110,7 +111,7 @@ class StepApp(IPKernelApp):  # type: ignore[misc]
         self.update_config(config)
         super(IPKernelApp, self).initialize([])
         self.init_pdb()
-        self.user_ns = {}
+        self.user_ns: dict[str, Any] = {}
         shell = zmqshell.ZMQInteractiveShell.instance(
             parent=self,
             profile_dir=self.profile_dir,
@@ -148,7 +149,7 @@ class StepApp(IPKernelApp):  # type: ignore[misc]
         if not os.environ.get("MPLBACKEND"):
             os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
         self.kernel.start()
-        info = {f"{channel}_port": number for number, channel in enumerate(CHANNELS, 1)}
+        info: dict[str, Any] = {f"{channel}_port": number for number, channel in enumerate(CHANNELS, 1)}
         info |= {"transport": "ipc", "ip": self.ip, "key": key, "signature_scheme": "hmac-sha256"}
         info |= {"kernel_name": "python3", "kale_visits": True}
         write_atomic(live / "kernel.json", json.dumps(info).encode())

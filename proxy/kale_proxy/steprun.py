@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import zmq
 
 from kale_proxy import claim, values
-from kale_proxy.record import cells_of, new_result, notebook_metadata, now, write_event, write_result
+from kale_proxy.record import cells_of, new_result, notebook_metadata, now, write_event, write_result, write_sample
 from kale_proxy.recorder import CELL_PREFIX, Recorder
 
 if TYPE_CHECKING:
@@ -168,10 +168,12 @@ class StepRun:
             print(f"kale: the record could not be saved: {exc}", file=sys.__stderr__)
         usage, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
         cpu = usage.ru_utime + usage.ru_stime + children.ru_utime + children.ru_stime
+        peak = max(usage.ru_maxrss, children.ru_maxrss) * 1024
+        write_sample(self.spec, round(cpu, 3), peak)
         final = new_result(
             self.spec, result.state, self.started_at, exit_code=result.exit_code, reason=result.reason, error=result.error,
             outputs=result.outputs, files=result.files, pid=os.getpid(), cpu_s=round(cpu, 4),
-            peak_rss_bytes=max(usage.ru_maxrss, children.ru_maxrss) * 1024,
+            peak_rss_bytes=peak,
         )
         write_event(self.spec, "ended", state=final.state, reason=final.reason)
         write_result(self.spec, final)

@@ -171,7 +171,7 @@ def _type_name(kind: type) -> str:
 
 def _is_plain_array(value: object) -> bool:
     numpy = sys.modules.get("numpy")
-    return numpy is not None and type(value) is numpy.ndarray and not value.dtype.hasobject
+    return numpy is not None and type(value) is numpy.ndarray and not getattr(value, "dtype").hasobject  # noqa: B009 - numpy has no stubs here
 
 
 def _as_json(value: object) -> str | None:

@@ -131,9 +131,10 @@ def test_notebook_is_saved_while_the_step_runs(shared, until):
 def test_resources_are_sampled(shared):
     spec, result = shared.run("import time\nx = bytearray(80_000_000)\nt = time.time()\nwhile time.time() - t < 2.2: pass")
     samples = [json.loads(line) for line in (Path(spec.folder) / "resources.jsonl").read_text().splitlines()]
-    assert samples[-1]["cpu_s"] > 0.5
-    assert samples[-1]["rss_bytes"] > 80_000_000
-    assert samples[-1]["node"]["memory_total_bytes"] > samples[-1]["node"]["memory_used_bytes"] > 0
+    live = [sample for sample in samples if "node" in sample]
+    assert 0.2 < live[-1]["cpu_s"] < samples[-1]["cpu_s"]
+    assert live[-1]["rss_bytes"] > 80_000_000
+    assert live[-1]["node"]["memory_total_bytes"] > live[-1]["node"]["memory_used_bytes"] > 0
     assert result["cpu_s"] > 1
     assert result["peak_rss_bytes"] > 80_000_000
 
