@@ -76,7 +76,7 @@ def read_hello(message: dict[str, Any], *, version: str) -> Hello:
 
 def encode(message: dict[str, Any]) -> bytes:
     """Return a message as one line."""
-    return json.dumps(message, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
+    return json.dumps(message, separators=(",", ":")).encode() + b"\n"
 
 
 def decode(line: bytes) -> dict[str, Any]:

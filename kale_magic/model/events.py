@@ -60,4 +60,4 @@ class Event:
 
 def iso(seconds: float) -> str:
     """Return seconds since the epoch as ISO 8601 in UTC with milliseconds, the form of every time we write."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,150 @@
+"""From what a step says about its environment to the variables it starts with: modules, setup lines, ``--env``.
+
+Only bash can run ``module load`` and ``source``; it is started when a step has such lines, once per distinct
+set of them, and prints what it ended with. No login shell: what the person's profile does was done when the
+notebook was started, and doing it twice undoes setups such as conda's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import shlex
+import signal
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kale_magic.errors import SubmitError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from kale_magic.abc import Environment
+
+DEADLINE_S = 60.0
+_SHELLS_OWN = frozenset({"_", "SHLVL", "PWD", "OLDPWD"})
+_VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
+_FAILED = 97
+_FIND_MODULE = """\
+if ! type module >/dev/null 2>&1; then
+  for __kale_file in "$MODULESHOME/init/bash" "$LMOD_PKG/init/bash" /etc/profile.d/modules.sh /etc/profile.d/lmod.sh /usr/share/lmod/lmod/init/bash; do
+    if [ -r "$__kale_file" ]; then . "$__kale_file"; break; fi
+  done
+  unset __kale_file
+fi
+if ! type module >/dev/null 2>&1; then echo "there is no module command on $(uname -n)"; exit 97; fi
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An environment as it is: every variable, and a short name for the pair of interpreter and variables."""
+
+    python: str
+    variables: dict[str, str]
+    key: str
+
+
+def needs_shell(environment: Environment) -> bool:
+    """Whether bash must run to prepare it, which may take seconds."""
+    return bool(environment.modules or environment.setup)
+
+
+def prepare(environment: Environment) -> Prepared:
+    """Return the final variables; blocks up to :data:`DEADLINE_S` when bash is needed.
+
+    Raises
+    ------
+    SubmitError
+        A module or setup line failed; the message has the line and what it said.
+    """
+    variables = dict(environment.environ)
+    if needs_shell(environment):
+        variables = _by_shell(environment, variables)
+    for name, value in environment.env:
+        variables[name] = expand(value, variables)
+    body = "\0".join([environment.python, *(f"{name}={variables[name]}" for name in sorted(variables))])
+    key = hashlib.sha256(body.encode(errors="surrogateescape")).hexdigest()[:12]
+    return Prepared(environment.python, variables, key)
+
+
+def expand(text: str, variables: Mapping[str, str]) -> str:
+    """Replace ``$NAME`` and ``${NAME}`` as a shell does; a name that is not set becomes nothing."""
+    return _VARIABLE.sub(lambda match: variables.get(match[1] or match[2], ""), text)
+
+
+def shell_lines(environment: Environment) -> list[str]:
+    """Return the lines that make the step's additions in bash, for a person to read and run."""
+    lines = [f"module load {shlex.quote(name)}" for name in environment.modules]
+    lines += environment.setup
+    lines += [f'export {name}="{_quoted(value)}"' for name, value in environment.env]
+    return lines
+
+
+def _quoted(value: str) -> str:
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("`", "\\`").replace("$(", "\\$(")
+
+
+def _script(environment: Environment) -> str:
+    lines = [f"module load {shlex.quote(name)}" for name in environment.modules]
+    checked = [*lines, *environment.setup]
+    body = [_FIND_MODULE] if lines else []
+    body += [
+        f"eval {shlex.quote(line)} || {{ echo; echo {shlex.quote(f'kale-line: {line}')}; exit {_FAILED}; }}"
+        for line in checked
+    ]
+    return "\n".join([*body, "env -0 >&3"])
+
+
+def _by_shell(environment: Environment, variables: dict[str, str]) -> dict[str, str]:
+    with tempfile.TemporaryFile() as found, tempfile.TemporaryFile() as said:
+        command = ["bash", "--noprofile", "--norc", "-c", f"exec 3>&{found.fileno()}\n{_script(environment)}"]
+        try:
+            process = subprocess.Popen(
+                command,
+                env=variables,
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=said,
+                pass_fds=[found.fileno()],
+                start_new_session=True,
+            )
+        except OSError as exc:
+            raise SubmitError(f"bash, which --modules and --setup need, can't be started: {exc.strerror}.") from exc
+        with process:
+            try:
+                code = process.wait(DEADLINE_S)
+            except subprocess.TimeoutExpired as exc:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                lines = "; ".join([*(f"module load {name}" for name in environment.modules), *environment.setup])
+                raise SubmitError(f"Its setup did not end within {DEADLINE_S:g} s: {lines}.") from exc
+        said.seek(0)
+        output = said.read().decode(errors="replace")
+        found.seek(0)
+        variables = dict(_pairs(found.read().split(b"\0")))
+    if code != 0 or not variables:
+        raise SubmitError(_failure(output, code))
+    return variables
+
+
+def _pairs(items: Iterable[bytes]) -> Iterable[tuple[str, str]]:
+    for item in items:
+        name, equals, value = os.fsdecode(item).partition("=")
+        if equals and name not in _SHELLS_OWN:
+            yield name, value
+
+
+def _failure(output: str, code: int) -> str:
+    text, _, line = output.rpartition("kale-line: ")
+    words = " ".join((text if line else output).split())[-500:]
+    words = re.sub(r"^bash: line \d+: ", "", words)
+    where = f"`{line.strip()}` failed" if text or line != output else "Its setup failed"
+    if "there is no module command" in output:
+        return "--modules can't be loaded: " + words + "."
+    return f"{where}{': ' + words if words else f' with exit code {code}'}."

@@ -1,0 +1,73 @@
+"""What became of a job, read from its folder: the result, or the claim and the process that made it.
+
+The files are the truth (DESIGN, "The protocol"); nothing is concluded from a supervisor's silence.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kale_proxy import claim
+from kale_proxy.spec import JobResult
+
+if TYPE_CHECKING:
+    from kale_proxy.spec import JobSpec
+
+_HALF_WRITTEN_S = 10.0
+
+
+class Fate(Enum):
+    """What a folder says about an attempt."""
+
+    OVER = "over"  # there is a result
+    ALIVE = "alive"  # claimed, and the process lives
+    GONE = "gone"  # claimed, the process is gone, no result
+    UNBORN = "unborn"  # never claimed
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A fate, and the result, the claim's owner, or the sentence that belong to it."""
+
+    fate: Fate
+    data: dict[str, Any]
+
+
+def find_out(spec: JobSpec) -> Finding:
+    """Return what became of an attempt."""
+    folder = Path(spec.folder)
+    if (result := _result(folder, spec)) is not None:
+        return Finding(Fate.OVER, result)
+    owner = claim.read(folder, spec.attempt)
+    if owner is None:
+        return Finding(Fate.UNBORN, {})
+    if claim.is_alive(owner) or (not owner and _is_fresh(folder / f"attempt-{spec.attempt}.claim")):
+        return Finding(Fate.ALIVE, owner)
+    if (result := _result(folder, spec)) is not None:  # it ended between the two looks
+        return Finding(Fate.OVER, result)
+    if owner.get("boot") not in {None, claim.boot_id()}:
+        why = "the machine was started anew while it ran"
+    else:
+        why = f"its process (pid {owner.get('pid', 'unknown')}) is gone and left no result"
+    return Finding(Fate.GONE, {"reason": why, "uuid": owner.get("uuid")})
+
+
+def _result(folder: Path, spec: JobSpec) -> dict[str, Any] | None:
+    try:
+        result = JobResult.from_json((folder / "result.json").read_bytes())
+    except (OSError, ValueError, TypeError, json.JSONDecodeError):
+        return None
+    return asdict(result) if result.uuid == spec.uuid else None
+
+
+def _is_fresh(path: Path) -> bool:
+    """Whether a claim without content may still be about to be written."""
+    try:
+        return time.time() - path.stat().st_mtime < _HALF_WRITTEN_S
+    except OSError:
+        return False

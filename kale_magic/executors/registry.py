@@ -1,0 +1,39 @@
+"""Which executors there are, by name; each is imported when it is first used."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from kale_magic.errors import UnknownExecutorError
+
+if TYPE_CHECKING:
+    from kale_magic.abc import Clock, Executor
+    from kale_magic.config import Settings
+
+DEFAULT = "local"
+_MODULES = {"local": "kale_magic.executors.local"}
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of all executors."""
+    return tuple(_MODULES)
+
+
+def create(name: str, settings: Settings, clock: Clock) -> Executor:
+    """Return a new executor, not yet opened.
+
+    Raises
+    ------
+    UnknownExecutorError
+        There is none of that name; the message lists those there are.
+    """
+    check_name(name)
+    executor: Executor = import_module(_MODULES[name]).create(settings, clock)
+    return executor
+
+
+def check_name(name: str) -> None:
+    """Raise UnknownExecutorError if there is no executor of that name."""
+    if name not in _MODULES:
+        raise UnknownExecutorError(f"There is no executor {name!r}.", f"There is: {', '.join(_MODULES)}.")

@@ -1,0 +1,189 @@
+"""A run as what its jobs need: from the stored body of a run to the specification and environment of one job.
+
+The body holds the workflow as submitted and what was worked out then (parents, bindings, demands), so that a run
+that is taken up by a later manager goes on exactly as it was begun. Pure but for nothing: no file is touched.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
+
+from kale_magic.abc import Environment, Ticket
+from kale_magic.manager.graph import StepPlan
+from kale_magic.model.codec import workflow_from_dict
+from kale_magic.model.literals import to_literal
+from kale_magic.model.run import Demand
+from kale_proxy.spec import InputSpec, JobSpec, LimitSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from kale_magic.model.run import Job, RunRecord
+    from kale_magic.model.step import Step
+    from kale_magic.model.workflow import Workflow
+
+
+@dataclass(frozen=True, slots=True)
+class StepBody:
+    """What is stored of a step of a run beside its declaration. ``bindings``: (name, producer, output, gather)."""
+
+    name: str
+    parents: tuple[str, ...]
+    bindings: tuple[tuple[str, str, str, bool], ...]
+    point_count: int | None
+    executor: str
+    demand: Demand
+    source: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the stored form."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> StepBody:
+        """Read the stored form."""
+        bindings = tuple((str(a), str(b), str(c), bool(d)) for a, b, c, d in data["bindings"])
+        return cls(
+            data["name"],
+            tuple(data["parents"]),
+            bindings,
+            data["point_count"],
+            data["executor"],
+            Demand(**data["demand"]),
+            data["source"],
+        )
+
+
+class RunContext:
+    """What is needed to hand jobs of one run to their executors.
+
+    Parameters
+    ----------
+    record : RunRecord
+        With its body.
+    environment : callable
+        ``environment(key)`` returns the variables kept under a key; called once, when the first job starts.
+    """
+
+    def __init__(self, record: RunRecord, environment: Callable[[str], Mapping[str, str]]) -> None:
+        self.record = record
+        self._load = environment
+        self.steps = {item["name"]: StepBody.from_json(item) for item in record.body["steps"]}
+        self._environments: dict[str, Environment] = {}
+        self._points: dict[str, list[dict[str, object]]] = {}
+        self._gathered: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {}
+
+    @cached_property
+    def workflow(self) -> Workflow:
+        """The workflow as submitted."""
+        return workflow_from_dict(self.record.body["workflow"])
+
+    @cached_property
+    def _common(self) -> str:
+        return self.workflow.common_code()
+
+    @cached_property
+    def _environ(self) -> tuple[tuple[str, str], ...]:
+        return tuple(sorted(self._load(self.record.environment).items()))
+
+    def plans(self) -> list[StepPlan]:
+        """Return what the machine needs to know of each step."""
+        return [
+            StepPlan(
+                step.name,
+                step.parents,
+                step.point_count,
+                self.workflow.steps[step.name].retries,
+                step.executor,
+                step.source,
+            )
+            for step in self.steps.values()
+        ]
+
+    def folder(self, job: Job) -> str:
+        """Return the folder of a job, or the one in which an earlier run left what it would have made."""
+        return self._folder(job.step, job.point)
+
+    def ticket(self, job: Job) -> Ticket:
+        """Return the job's newest attempt as its executor sees it."""
+        step = self.steps[job.step]
+        return Ticket(
+            job.uuid,
+            self.record.id,
+            job.address,
+            (self.record.number, job.index),
+            step.demand,
+            partial(self.spec, job.step, job.point, job.attempt, job.uuid),
+            partial(self.environment, job.step),
+        )
+
+    def environment(self, name: str) -> Environment:
+        """Return where a step's code runs; equal ones are the same object within a run."""
+        found = self._environments.get(name)
+        if found is None:
+            asked = self.workflow.steps[name].resources
+            fresh = Environment(self.record.python, self._environ, asked.modules, asked.setup, asked.env)
+            found = next((other for other in set(self._environments.values()) if other == fresh), fresh)
+            self._environments[name] = found
+        return found
+
+    def spec(self, name: str, point: int | None, attempt: int, uuid: str) -> JobSpec:
+        """Return what the worker of one attempt is to do."""
+        step, body = self.workflow.steps[name], self.steps[name]
+        values = {**step.params, **(self._sweep(name)[point] if point is not None else {})}
+        return JobSpec(
+            run=self.record.id,
+            step=name,
+            point=point,
+            attempt=attempt,
+            uuid=uuid,
+            folder=self._folder(name, point),
+            cwd=self.record.workflow_folder,
+            kind=step.kind.value,
+            code=step.code,
+            kernel=step.kernel,
+            common=self._common if step.kind == "python" else "",
+            description=step.description,
+            params={key: to_literal(value, f"{key} of step {name}") for key, value in values.items()},
+            inputs=tuple(self._input(*binding) for binding in body.bindings),
+            outputs=step.outputs,
+            files_in=step.files_in,
+            files_out=step.files_out,
+            limits=self._limits(step, body),
+        )
+
+    def _limits(self, step: Step, body: StepBody) -> LimitSpec:
+        return LimitSpec(
+            walltime_s=step.resources.walltime_s,
+            memory_bytes=step.resources.memory_bytes,
+            cpus=body.demand.cpus,
+        )
+
+    def _input(self, name: str, producer: str, output: str, gather: bool) -> InputSpec:
+        if producer not in self._gathered:
+            count = self.steps[producer].point_count
+            points = [None] if count is None else range(count)
+            folders = tuple(f"{self._folder(producer, point)}/outputs" for point in points)
+            params = tuple(to_literal(point) for point in self._sweep(producer)) if count is not None else ()
+            self._gathered[producer] = folders, params
+        folders, params = self._gathered[producer]
+        return InputSpec(
+            name=name,
+            producer=producer,
+            output=output,
+            folders=folders,
+            gather=gather,
+            gather_params=params if gather else (),
+        )
+
+    def _sweep(self, name: str) -> list[dict[str, object]]:
+        if name not in self._points:
+            self._points[name] = self.workflow.steps[name].points()
+        return self._points[name]
+
+    def _folder(self, name: str, point: int | None) -> str:
+        source = self.steps[name].source
+        folder = source if source is not None else f"{self.record.folder}/steps/{name}"
+        return folder if point is None else f"{folder}/{point}"

@@ -1,0 +1,243 @@
+"""What each request of a client does: fields in, result out, mistakes as errors that name the field.
+
+The server calls :meth:`Requests.handle` for every request but ``events``; whatever changes state answers only
+after it is stored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from typing import TYPE_CHECKING, Any
+
+from kale_magic import __version__, protocol
+from kale_magic.errors import ManagerError, StoreError, UnknownStepError, UsageError
+from kale_magic.manager.submission import Submission
+from kale_magic.manager.views import run_line, run_object
+from kale_magic.model.run import Job, Verb
+from kale_magic.model.states import StepState
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from kale_magic.manager.service import LiveRun, Service
+    from kale_magic.model.run import Demand
+
+_EARLIER_RUNS = 50
+_MAX_RUNS = 10_000
+
+
+class Requests:
+    """The requests of the protocol on one service.
+
+    Parameters
+    ----------
+    service : Service
+        Opened.
+    about : dict
+        What ``manager`` answers beside the number of runs: pid, host, version, address, started_at.
+    """
+
+    def __init__(self, service: Service, about: Mapping[str, Any]) -> None:
+        self._service = service
+        self._about = about
+        self._submitting = asyncio.Lock()
+        self._ops: dict[str, Callable[[dict[str, Any]], Awaitable[Any]]] = {
+            protocol.SUBMIT: self._submit,
+            protocol.STATUS: self._status,
+            protocol.RUNS: self._runs,
+            protocol.WHERE: self._where,
+            protocol.CANCEL: self._cancel,
+            protocol.STOP: self._stop,
+            protocol.RELEASE: self._release,
+            protocol.QUEUE: self._queue,
+            protocol.MANAGER: self._manager,
+        }
+
+    async def handle(self, op: str, fields: dict[str, Any]) -> Any:
+        """Do what a request asks and return its result; raises KaleError."""
+        work = self._ops.get(op)
+        if work is None:
+            raise ManagerError(f"This manager (Kale {__version__}) does not know the request {op!r}.")
+        return await work(fields)
+
+    # -- submit ------------------------------------------------------------------------------------------
+
+    async def _submit(self, fields: dict[str, Any]) -> dict[str, Any]:
+        async with self._submitting:  # asked again with the same token, it must find the first
+            service = self._service
+            submission = Submission(fields)
+            if (known := service.store.run_of_token(submission.token)) is not None:
+                return {"run": known.id, "folder": known.folder, "seq": 0}
+            await asyncio.to_thread(submission.resolve)
+            made = self._made(submission) if submission.is_partial() else {}
+            chosen = submission.chosen(made)
+            demands = await self._demands(submission, chosen)
+            bodies = submission.bodies(chosen, made, demands)
+            record = await asyncio.to_thread(submission.record, bodies, service.clock.now())
+            seq = service.seq
+            try:
+                service.add(record, submission.environ)
+            except StoreError:
+                await asyncio.to_thread(shutil.rmtree, record.folder, ignore_errors=True)
+                raise
+            await service.committed()
+            return {"run": record.id, "folder": record.folder, "seq": seq}
+
+    async def _demands(self, submission: Submission, chosen: list[str]) -> dict[str, Demand]:
+        demands = {}
+        for name in chosen:
+            step = submission.workflow.steps[name]
+            executor = self._service.executors[submission.executor_of(step)]
+            demands[name] = await executor.check(step)
+        return demands
+
+    def _made(self, submission: Submission) -> dict[str, str]:
+        """Return the folders in which earlier runs of this workflow left outputs, by step; the newest count."""
+        made: dict[str, str] = {}
+        store = self._service.store
+        for record in store.earlier_runs(submission.workflow.name, str(submission.folder), _EARLIER_RUNS):
+            run = self._service.find(record.id)
+            for name, body in run.context.steps.items():
+                step = submission.workflow.steps.get(name)
+                if name in made or step is None or not run.machine.state(name).is_success:
+                    continue
+                count = submission.plan.steps[name].point_count if step.is_sweep else None
+                folder = body.source or f"{record.folder}/steps/{name}"
+                if body.point_count == count and os.path.isdir(folder):
+                    made[name] = folder
+        return made
+
+    # -- questions ---------------------------------------------------------------------------------------
+
+    async def _status(self, fields: dict[str, Any]) -> dict[str, Any]:
+        run = self._service.find(_text(fields, "run"))
+        reason = self._service.reason(run)
+        steps = {name: view.build(reason) for name, view in run.machine.views()}
+        return run_object(run.record, steps, self._service.seq)
+
+    async def _runs(self, fields: dict[str, Any]) -> list[dict[str, Any]]:
+        limit = fields.get("limit", 100)
+        if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
+            raise UsageError(f"runs: limit is a positive number, not {limit!r}.")
+        lines = []
+        for record, counts in self._service.store.list_runs(_text(fields, "folder"), min(limit, _MAX_RUNS)):
+            live = self._service.runs.get(record.id)
+            lines.append(run_line(record, live.machine.counts() if live else _step_counts(counts)))
+        return lines
+
+    async def _where(self, fields: dict[str, Any]) -> dict[str, Any]:
+        run, step, point = self._target(fields)
+        if step is None:
+            raise UsageError("where: a step is needed.")
+        jobs = run.machine.find(step, point)
+        kind = run.context.workflow.steps[step].kind.value
+        body = run.context.steps[step]
+        answer = {"run": run.record.id, "step": step, "point": point, "kind": kind, "point_count": body.point_count}
+        if body.point_count is not None and point is None:
+            folder = body.source or f"{run.record.folder}/steps/{step}"
+            state = run.machine.state(step).value
+            return {**answer, "state": state, "reason": "", "live": None, "folder": folder, "job": None}
+        job = jobs[0]
+        reason = self._reason(run, job)
+        return {
+            **answer,
+            "state": job.state.value,
+            "reason": reason,
+            "live": job.live,
+            "folder": run.context.folder(job),
+            "job": job.uuid or None,
+        }
+
+    async def _queue(self, fields: dict[str, Any]) -> list[dict[str, Any]]:  # noqa: ARG002 - every op has fields
+        lines = []
+        for name, executor in self._service.executors.items():
+            for line in executor.queue():
+                found = self._service.job(line.uuid)
+                if found is None:
+                    continue
+                run, job = found
+                lines.append({
+                    "run": run.record.id,
+                    "step": job.step,
+                    "point": job.point,
+                    "state": job.state.value,
+                    "reason": line.reason or job.reason,
+                    "cpus": line.demand.cpus,
+                    "gpus": line.demand.gpus,
+                    "memory_bytes": line.demand.memory_bytes or None,
+                    "executor": name,
+                })  # fmt: skip
+        return lines
+
+    async def _manager(self, fields: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002 - every op has fields
+        executors = {name: executor.describe() for name, executor in self._service.executors.items()}
+        return {**self._about, "runs": len(self._service.runs), "rss_bytes": _rss_bytes(), "executors": executors}
+
+    # -- deeds -------------------------------------------------------------------------------------------
+
+    async def _cancel(self, fields: dict[str, Any]) -> dict[str, Any]:
+        run, step, point = self._target(fields)
+        names = self._service.cancel(run, step, point)
+        await self._service.committed()
+        return {"cancelled": names}
+
+    async def _stop(self, fields: dict[str, Any]) -> dict[str, Any]:
+        return {"stopped": await self._ask(fields, Verb.INTERRUPT, "interrupted")}
+
+    async def _release(self, fields: dict[str, Any]) -> dict[str, Any]:
+        return {"released": await self._ask(fields, Verb.RELEASE, "released")}
+
+    async def _ask(self, fields: dict[str, Any], verb: Verb, done: str) -> list[str]:
+        run, step, point = self._target(fields)
+        if step is None:
+            raise UsageError(f"{verb.value}: a step is needed.")
+        names = self._service.ask(run, verb, step, point)
+        if not names:
+            job = run.machine.find(step, point)[0]
+            state = run.machine.state(step) if point is None else job.state
+            raise UnknownStepError(
+                f"`{step}` of run {run.record.id} is {state.value}: only a running step can be {done}."
+            )
+        await self._service.committed()
+        return names
+
+    def _target(self, fields: dict[str, Any]) -> tuple[LiveRun, str | None, int | None]:
+        step, point = _text(fields, "step"), fields.get("point")
+        if point is not None and (not isinstance(point, int) or isinstance(point, bool)):
+            raise UsageError(f"A point is a number, not {point!r}.")
+        if point is not None and step is None:
+            raise UsageError("A point is one of a step: name the step too.")
+        run = self._service.find(_text(fields, "run"))
+        if step is not None:
+            run.machine.find(step, point)
+        return run, step, point
+
+    def _reason(self, run: LiveRun, job: Job) -> str:
+        view = dict(run.machine.views())[job.step].build(self._service.reason(run))
+        return str((view if job.point is None else view["points"][str(job.point)])["reason"])
+
+
+def _step_counts(counts: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
+    """Return how many steps are in which state, from the states of the jobs of each; the order is that of badness."""
+    order = [StepState.FAILED, StepState.CANCELLED, StepState.COMPLETED, StepState.CACHED]
+    found: dict[str, int] = {}
+    for states in counts.values():
+        state = next(
+            (state.value for state in order if states.get(state.value)), next(iter(states), StepState.COMPLETED.value)
+        )
+        found[state] = found.get(state, 0) + 1
+    return found
+
+
+def _text(fields: Mapping[str, Any], key: str) -> str | None:
+    value = fields.get(key)
+    if value is not None and not isinstance(value, str):
+        raise UsageError(f"{key} is text, not {type(value).__name__}.")
+    return value
+
+
+def _rss_bytes() -> int:
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

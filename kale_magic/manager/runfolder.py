@@ -1,0 +1,95 @@
+"""The folder of a run, made at submit: refused then, with a sentence, rather than failing at every step later."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import sys
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from kale_magic import __version__
+from kale_magic.errors import SubmitError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_TRIES = 20
+
+
+def make_run_folder(base: Path, workflow: str, name: str | None, now: float) -> tuple[str, Path]:
+    """Make ``.kale/runs/RUN`` under a workflow's folder and return id and path.
+
+    Parameters
+    ----------
+    base : Path
+        The workflow's folder.
+    name : str or None
+        The id wanted; None makes ``WORKFLOW-YYYYMMDD-xxxx``.
+
+    Raises
+    ------
+    UsageError
+        The wanted id is no name, or taken.
+    SubmitError
+        The folder can't be made or written.
+    """
+    if name is not None and not _NAME.fullmatch(name):
+        raise UsageError(f"--name {name!r} can't be the name of a run.", "Use letters, digits, '.', '_' and '-'.")
+    runs = base / ".kale" / "runs"
+    try:
+        runs.mkdir(mode=0o700, parents=True, exist_ok=True)
+        ignore = base / ".kale" / ".gitignore"
+        if not ignore.exists():
+            ignore.write_text("*\n")
+        day = datetime.fromtimestamp(now, UTC).strftime("%Y%m%d")
+        for _ in range(_TRIES):
+            run = name or f"{workflow}-{day}-{secrets.token_hex(2)}"
+            try:
+                (runs / run).mkdir(mode=0o700)
+            except FileExistsError:
+                if name is not None:
+                    raise UsageError(f"There is a run {name} in {runs} already.", "Choose another --name.") from None
+                continue
+            return run, runs / run
+    except OSError as exc:
+        raise unwritable(runs, exc) from exc
+    raise SubmitError(f"No free name for a run was found in {runs}.", "Give one by --name.")
+
+
+def fill_run_folder(
+    folder: Path, workflow_yaml: str, python: str, kept: Mapping[str, str], stripped: tuple[str, ...]
+) -> None:
+    """Write ``workflow.yaml`` and ``environment.json`` (names of variables, never values); raises SubmitError."""
+    environment = {
+        "python": python,
+        "kale_version": __version__,
+        "manager_python_version": sys.version.split()[0],
+        "kept": sorted(kept),
+        "stripped": sorted(stripped),
+    }
+    try:
+        (folder / "steps").mkdir(mode=0o700)
+        _write(folder / "workflow.yaml", workflow_yaml)
+        _write(folder / "environment.json", json.dumps(environment, indent=1) + "\n")
+    except OSError as exc:
+        raise unwritable(folder, exc) from exc
+
+
+def unwritable(folder: Path, exc: OSError) -> SubmitError:
+    """Return the sentence for a folder that can't be written."""
+    return SubmitError(
+        f"The run's folder {folder} can't be written: {exc.strerror or exc}.",
+        "Mend that, or choose another folder by %kale_workflow --dir.",
+    )
+
+
+def _write(path: Path, text: str) -> None:
+    with open(
+        os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w", encoding="utf-8"
+    ) as file:
+        file.write(text)

@@ -1,0 +1,334 @@
+"""The manager without its socket: runs in memory, what changes them, and the order of storing and doing.
+
+Everything happens in turns of the event loop. A turn collects what reports and requests changed, lets the
+executors choose what starts now, writes all of it as one transaction, and only then does what was decided,
+answers who asked and tells who listens. So no deed is done that a crash would make us forget, and the cost of
+a disk write is shared by all that happened meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+from kale_magic.abc import Batch
+from kale_magic.errors import KaleError, StoreError, UnknownRunError
+from kale_magic.manager.context import RunContext
+from kale_magic.manager.machine import RunMachine
+from kale_magic.model.events import Event, iso
+from kale_magic.model.run import Command, Job, Phase, Report, RunRecord, Verb
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from kale_magic.abc import Clock, Executor, Store
+    from kale_magic.manager.machine import Outcome
+
+_log = logging.getLogger(__name__)
+_STORE_RETRY_S = 2.0
+_KEPT_JOBS = 4_000  # of ended runs whose machines are kept for the next question about them
+
+
+class LiveRun:
+    """A run in memory."""
+
+    def __init__(self, machine: RunMachine, context: RunContext) -> None:
+        self.machine = machine
+        self.context = context
+
+    @property
+    def record(self) -> RunRecord:
+        """What is stored of it."""
+        return self.machine.record
+
+
+class Service:
+    """Runs, their store and their executors.
+
+    Parameters
+    ----------
+    store : Store
+        Open, and ours alone.
+    executors : mapping of str to Executor
+        By name.
+    clock : Clock
+        The time.
+    """
+
+    def __init__(self, store: Store, executors: Mapping[str, Executor], clock: Clock) -> None:
+        self.store = store
+        self.executors = executors
+        self.clock = clock
+        self.runs: dict[str, LiveRun] = {}
+        self.seq = store.last_seq()
+        self._ended: OrderedDict[str, LiveRun] = OrderedDict()
+        self._owners: dict[str, LiveRun] = {}  # by the uuid of a job's newest attempt
+        self._batch = Batch()
+        self._jobs: dict[tuple[int, int], tuple[RunRecord, Job]] = {}
+        self._commands: list[tuple[LiveRun, Command]] = []
+        self._starts: list[tuple[Executor, str]] = []
+        self._waiters: list[asyncio.Future[None]] = []
+        self._listeners: set[Callable[[list[Event]], None]] = set()
+        self._is_turn_due = False
+        self._is_closed = False
+
+    # -- life --------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Begin: take up every run that has not ended, and find out what became of its jobs."""
+        for executor in self.executors.values():
+            await executor.open(self.report)
+        for record in self.store.live_runs():
+            run = self._load(record)
+            self.runs[record.id] = run
+            await self._prime(run)
+            outcome = run.machine.resume()
+            self._own(run)
+            self._recover(run)
+            self._absorb(run, outcome)
+
+    async def close(self) -> None:
+        """Store what is to be stored and let go; jobs go on."""
+        if self._is_turn_due:
+            self._turn()
+        self._is_closed = True
+        for executor in self.executors.values():
+            await executor.close()
+        self.store.close()
+
+    async def committed(self) -> None:
+        """Wait until everything that has changed so far is stored."""
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        self._schedule()
+        await waiter
+
+    def listen(self, listener: Callable[[list[Event]], None]) -> None:
+        """Call ``listener`` with new events after each turn, until :meth:`unlisten`."""
+        self._listeners.add(listener)
+
+    def unlisten(self, listener: Callable[[list[Event]], None]) -> None:
+        """Stop calling a listener."""
+        self._listeners.discard(listener)
+
+    # -- inputs ------------------------------------------------------------------------------------------
+
+    def report(self, report: Report) -> None:
+        """Take what an executor says about a job (any executor's sink)."""
+        run = self._owners.get(report.uuid)
+        if run is not None and not self._is_closed:
+            self._absorb(run, run.machine.report(report, self.clock.now()))
+
+    def add(self, record: RunRecord, environ: Mapping[str, str]) -> LiveRun:
+        """Store a new run and begin it.
+
+        Raises
+        ------
+        StoreError
+            It can't be stored; then there is no such run.
+        """
+        record.environment = self.store.save_environment(environ)
+        context = RunContext(record, self.store.environment)
+        machine = RunMachine(record, context.plans())
+        run = LiveRun(machine, context)
+        outcome = machine.start(self.clock.now())
+        self.store.write(Batch(new_runs=[record], jobs=[(record, job) for job in machine.jobs]))
+        self.runs[record.id] = run
+        self._absorb(run, outcome)
+        return run
+
+    def cancel(self, run: LiveRun, step: str | None, point: int | None) -> list[str]:
+        """Cancel a run, step or point; returns the names of the jobs that were not over."""
+        jobs = run.machine.jobs if step is None else run.machine.find(step, point)
+        names = [job.address for job in jobs if not job.state.is_final]
+        self._absorb(run, run.machine.cancel(step, point, self.clock.now()))
+        return names
+
+    def ask(self, run: LiveRun, verb: Verb, step: str, point: int | None) -> list[str]:
+        """Interrupt or release what runs of a step; returns the names of the jobs asked."""
+        machine = run.machine
+        outcome = machine.interrupt(step, point) if verb is Verb.INTERRUPT else machine.release(step, point)
+        self._absorb(run, outcome)
+        return [command.job.address for command in outcome.commands]
+
+    # -- questions ---------------------------------------------------------------------------------------
+
+    def find(self, name: str | None) -> LiveRun:
+        """Return a run, live or ended; None is the newest.
+
+        Raises
+        ------
+        UnknownRunError
+            There is none.
+        """
+        if name is not None and (found := self.runs.get(name) or self._ended.get(name)) is not None:
+            return found
+        record = self.store.run(name)
+        if record is None:
+            what = "No run has been submitted yet." if name is None else f"No run {name} is known to this manager."
+            raise UnknownRunError(what, "Submit one with %kale_submit." if name is None else "See: jupyter kale runs.")
+        if record.id in self.runs:
+            return self.runs[record.id]
+        return self._keep(self._load(record))
+
+    def reason(self, run: LiveRun) -> Callable[[str, str], str]:
+        """Return a function (step, uuid) -> why the job waits in its executor's queue."""
+        executors = self.executors
+        bodies = run.context.steps
+
+        def ask(step: str, uuid: str) -> str:
+            executor = executors.get(bodies[step].executor)
+            return executor.reason(uuid) if executor is not None else "its executor is not installed"
+
+        return ask
+
+    def job(self, uuid: str) -> tuple[LiveRun, Job] | None:
+        """Return the job whose newest attempt has this uuid, and its run."""
+        run = self._owners.get(uuid)
+        job = run.machine.job(uuid) if run is not None else None
+        return (run, job) if run is not None and job is not None else None
+
+    # -- turns -------------------------------------------------------------------------------------------
+
+    def _absorb(self, run: LiveRun, outcome: Outcome) -> None:
+        """Note what an input did, for the turn that comes."""
+        if not outcome:
+            return
+        record, at = run.record, iso(self.clock.now())
+        for job in outcome.jobs.values():
+            self._jobs[record.number, job.index] = (record, job)
+        for change in outcome.changes:
+            self.seq += 1
+            event = Event(self.seq, record.id, change.step, change.point, at, change.kind, change.state, change.data)
+            self._batch.events.append(event)
+        if outcome.is_run_changed and record not in self._batch.runs:
+            self._batch.runs.append(record)
+        for command in outcome.commands:
+            if command.verb is Verb.ENQUEUE:
+                self._owners[command.uuid] = run
+                executor = self._executor(run, command.job.step)
+                if executor is not None:
+                    executor.enqueue(run.context.ticket(command.job))
+            elif command.verb is Verb.WITHDRAW:
+                executor = self._executor(run, command.job.step)
+                if executor is not None:
+                    executor.withdraw(command.uuid)
+            else:
+                self._commands.append((run, command))
+        self._schedule()
+
+    def _schedule(self) -> None:
+        if not self._is_turn_due and not self._is_closed:
+            self._is_turn_due = True
+            asyncio.get_running_loop().call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._is_turn_due = False
+        if self._is_closed:
+            return
+        self._choose()
+        batch = self._batch
+        batch.jobs = list(self._jobs.values())
+        batch.is_intent = bool(self._starts or self._commands)
+        if batch.jobs or batch.runs or batch.events:
+            try:
+                self.store.write(batch)
+            except StoreError as exc:  # what was decided stays decided, and is done once it can be stored
+                _log.error("%s Trying again in %g s.", exc, _STORE_RETRY_S)
+                asyncio.get_running_loop().call_later(_STORE_RETRY_S, self._schedule)
+                return
+        self._batch, self._jobs = Batch(), {}
+        self._act()
+        for record in batch.runs:
+            if record.state.is_final:
+                self._retire(record)
+        if batch.events:
+            for listener in list(self._listeners):
+                listener(batch.events)
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _choose(self) -> None:
+        """Let executors say what starts now, and note that as intents."""
+        for executor in self.executors.values():
+            for uuid in executor.take():
+                run = self._owners.get(uuid)
+                outcome = run.machine.submitting(uuid) if run is not None else None
+                if run is None or not outcome:
+                    executor.drop(uuid)
+                    continue
+                for job in outcome.jobs.values():
+                    self._jobs[run.record.number, job.index] = (run.record, job)
+                self._starts.append((executor, uuid))
+
+    def _act(self) -> None:
+        starts, self._starts = self._starts, []
+        for executor, uuid in starts:
+            executor.start(uuid)
+        commands, self._commands = self._commands, []
+        for run, command in commands:
+            executor_or_none = self._executor(run, command.job.step)
+            if executor_or_none is None:
+                continue
+            if command.verb is Verb.CANCEL:
+                executor_or_none.cancel(command.uuid)
+            elif command.verb is Verb.INTERRUPT:
+                executor_or_none.interrupt(command.uuid)
+            elif command.verb is Verb.RELEASE:
+                executor_or_none.release(command.uuid)
+
+    # -- runs --------------------------------------------------------------------------------------------
+
+    def _executor(self, run: LiveRun, step: str) -> Executor | None:
+        return self.executors.get(run.context.steps[step].executor)
+
+    def _load(self, record: RunRecord) -> LiveRun:
+        context = RunContext(record, self.store.environment)
+        return LiveRun(RunMachine(record, context.plans(), self.store.jobs(record)), context)
+
+    async def _prime(self, run: LiveRun) -> None:
+        """Let executors look for what they look for only when a step asks for it."""
+        for name, body in run.context.steps.items():
+            executor = self.executors.get(body.executor)
+            if body.demand.gpus and executor is not None:
+                try:
+                    await executor.check(run.context.workflow.steps[name])
+                except KaleError as exc:
+                    _log.warning("run %s: %s", run.record.id, exc)
+
+    def _own(self, run: LiveRun) -> None:
+        for job in run.machine.jobs:
+            if job.uuid and not job.state.is_final:
+                self._owners[job.uuid] = run
+
+    def _recover(self, run: LiveRun) -> None:
+        """Ask executors about everything that may have been started before."""
+        started: dict[str, list[Job]] = {}
+        for job in run.machine.jobs:
+            if job.phase is not Phase.NONE and not job.state.is_final:
+                started.setdefault(run.context.steps[job.step].executor, []).append(job)
+        for name, jobs in started.items():
+            executor = self.executors.get(name)
+            if executor is not None:
+                executor.recover(run.context.ticket(job) for job in jobs)
+
+    def _retire(self, record: RunRecord) -> None:
+        run = self.runs.pop(record.id, None)
+        if run is not None:
+            for job in run.machine.jobs:
+                self._owners.pop(job.uuid, None)
+            self._keep(run)
+
+    def _keep(self, run: LiveRun) -> LiveRun:
+        """Keep an ended run for the next question, within bounds."""
+        self._ended[run.record.id] = run
+        self._ended.move_to_end(run.record.id)
+        total = sum(len(kept.machine.jobs) for kept in self._ended.values())
+        while total > _KEPT_JOBS and len(self._ended) > 1:
+            _, dropped = self._ended.popitem(last=False)
+            total -= len(dropped.machine.jobs)
+        return run

@@ -1,0 +1,187 @@
+"""From a submit request to a run that is ready to be stored: checked, selected, with a folder of its own.
+
+Everything that can be wrong with a submit is found here, before anything is stored. Runs in a thread, because
+1,000 steps take a few tenths of a second in which the manager must go on answering.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kale_magic.errors import SubmitError, UsageError, WorkflowError
+from kale_magic.executors import registry
+from kale_magic.manager.context import StepBody
+from kale_magic.manager.runfolder import fill_run_folder, make_run_folder
+from kale_magic.model.codec import workflow_from_dict, workflow_to_dict
+from kale_magic.model.dataflow import resolve, select
+from kale_magic.model.environment import clean_environment
+from kale_magic.model.events import iso
+from kale_magic.model.literals import from_literal
+from kale_magic.model.run import Demand, RunRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from kale_magic.model.dataflow import Plan
+    from kale_magic.model.step import Step
+    from kale_magic.model.workflow import Workflow
+
+
+class Submission:
+    """A submit request, in the order in which the service takes it through its checks.
+
+    Parameters
+    ----------
+    fields : dict
+        Of the request, see :mod:`kale_magic.protocol`; what it lacks or has too much of is refused by name.
+    """
+
+    def __init__(self, fields: Mapping[str, Any]) -> None:
+        self.token = _text(fields, "token") or secrets.token_hex(16)
+        self.folder = Path(_text(fields, "folder") or "")
+        self.name = _text(fields, "name")
+        self.executor = _text(fields, "executor")
+        self.python = _text(fields, "python") or ""
+        self.params = {str(key): str(value) for key, value in dict(fields.get("params") or {}).items()}
+        self.selection = [tuple(map(str, fields.get(key) or ())) for key in ("only", "from", "to")]
+        given = {str(key): str(value) for key, value in dict(fields.get("environ") or {}).items()}
+        self.environ, self.stripped = clean_environment(given)
+        self._data = fields.get("workflow")
+        self.workflow: Workflow
+        self.plan: Plan
+        if not self.folder.is_absolute():
+            raise UsageError(f"The workflow's folder {str(self.folder)!r} is no absolute path.")
+        if not os.path.isabs(self.python):
+            raise UsageError(f"The interpreter {self.python!r} is no absolute path.")
+
+    def resolve(self) -> None:
+        """Read and check the workflow."""
+        workflow = workflow_from_dict(self._data)
+        if workflow.directory:
+            self.folder = Path(os.path.normpath(self.folder / os.path.expanduser(workflow.directory)))
+        if not workflow.steps:
+            raise WorkflowError(f"The workflow {workflow.name} has no steps.", "Declare one with %%kale_step.")
+        self.workflow = _with_params(workflow, self.params)
+        self.plan = resolve(self.workflow)
+
+    def is_partial(self) -> bool:
+        """Whether only some steps were asked for, so that earlier runs matter."""
+        return any(self.selection)
+
+    def chosen(self, made: Mapping[str, str]) -> list[str]:
+        """Return the steps to run, in order; ``made`` maps steps to the folders of their outputs in an earlier run."""
+        found = select(self.plan, *self.selection, made=made.keys())
+        return [name for name in self.plan.order if name in found]
+
+    def executor_of(self, step: Step) -> str:
+        """Return the executor of a step: its own, the submit's, the workflow's, the default."""
+        name = step.executor or self.executor or self.workflow.executor or registry.DEFAULT
+        registry.check_name(name)
+        return name
+
+    def bodies(self, chosen: list[str], made: Mapping[str, str], demands: Mapping[str, Demand]) -> list[StepBody]:
+        """Return the steps of the run: those to run, and before them those whose earlier outputs they use."""
+        running = set(chosen)
+        used = {binding.producer for name in chosen for binding in self.plan.steps[name].bindings} - running
+        present = running | used
+        bodies = []
+        for name in self.plan.order:
+            if name not in present:
+                continue
+            step, planned = self.workflow.steps[name], self.plan.steps[name]
+            is_run = name in running
+            bodies.append(
+                StepBody(
+                    name,
+                    tuple(parent for parent in planned.parents if parent in present) if is_run else (),
+                    tuple((b.name, b.producer, b.output, b.gather) for b in planned.bindings) if is_run else (),
+                    planned.point_count if step.is_sweep else None,
+                    self.executor_of(step),
+                    demands.get(name, Demand()),
+                    None if is_run else made[name],
+                )
+            )
+        return bodies
+
+    def record(self, bodies: list[StepBody], now: float) -> RunRecord:
+        """Make the run's folder and return its record, complete but for number and environment.
+
+        Raises
+        ------
+        SubmitError
+            The folder can't be written.
+        """
+        if not os.access(self.python, os.X_OK):
+            raise SubmitError(f"The interpreter of the steps, {self.python}, can't be run.")
+        yaml = _yaml(self.workflow)
+        run, folder = make_run_folder(self.folder, self.workflow.name, self.name, now)
+        try:
+            fill_run_folder(folder, yaml, self.python, self.environ, self.stripped)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        executors = {body.executor for body in bodies}
+        return RunRecord(
+            id=run,
+            workflow=self.workflow.name,
+            executor=executors.pop()
+            if len(executors) == 1
+            else self.executor or self.workflow.executor or registry.DEFAULT,
+            folder=str(folder),
+            workflow_folder=str(self.folder),
+            python=self.python,
+            environment="",
+            seed=secrets.token_hex(16),
+            token=self.token,
+            submitted_at=iso(now),
+            body={"workflow": workflow_to_dict(self.workflow), "steps": [body.to_json() for body in bodies]},
+        )
+
+
+def _yaml(workflow: Workflow) -> str:
+    try:
+        from kale_magic.formats.native import dump
+    except ImportError:
+        import json
+
+        return json.dumps(workflow_to_dict(workflow), indent=1)
+    return dump(workflow)
+
+
+def _with_params(workflow: Workflow, params: Mapping[str, str]) -> Workflow:
+    """Replace parameters in every step that declares them."""
+    if not params:
+        return workflow
+    values = {}
+    for name, text in params.items():
+        if any(axis.name == name for step in workflow.steps.values() for axis in step.each):
+            raise WorkflowError(
+                f"--params {name}: `{name}` is swept by --each, so it has no one value.",
+                "Change the --each of its step.",
+            )
+        if not any(name in step.params for step in workflow.steps.values()):
+            known = sorted({key for step in workflow.steps.values() for key in step.params})
+            raise WorkflowError(
+                f"--params {name}: no step has a parameter `{name}`.", f"There is: {', '.join(known)}." if known else ""
+            )
+        try:
+            values[name] = from_literal(text)
+        except ValueError as exc:
+            raise UsageError(f"--params {name}={text}: not a Python literal.") from exc
+    steps = {
+        name: replace(step, params={key: values.get(key, value) for key, value in step.params.items()})
+        for name, step in workflow.steps.items()
+    }
+    return replace(workflow, steps=steps)
+
+
+def _text(fields: Mapping[str, Any], key: str) -> str | None:
+    value = fields.get(key)
+    if value is not None and not isinstance(value, str):
+        raise UsageError(f"submit: {key} is text, not {type(value).__name__}.")
+    return value or None
