@@ -57,13 +57,10 @@ class Stream:
             try:
                 self._socket.settimeout(min(_MAX_WAIT_S, max(0.001, deadline - time.monotonic())))
                 self._socket.sendall(data)
+            except TimeoutError as exc:
+                raise self.fail(AgentGone("The step's agent takes nothing: it hangs or is overloaded.")) from exc
             except OSError as exc:
-                why = (
-                    "the agent takes nothing"
-                    if isinstance(exc, TimeoutError)
-                    else "the connection to the agent is broken"
-                )
-                raise self.fail(AgentGone(f"{why} ({exc}).")) from exc
+                raise self._last_words(exc) from exc
             except BaseException:  # KeyboardInterrupt: perhaps half a frame is out
                 self.fail(AgentGone("The connection to the agent was given up in the middle of a request."))
                 raise
@@ -90,6 +87,16 @@ class Stream:
             self._why = why
             self._socket.close()
         return self._why
+
+    def _last_words(self, exc: OSError) -> AgentGone:
+        """Return why the agent hung up, which it may have said before we noticed."""
+        try:
+            while True:
+                self.read(time.monotonic())
+        except AgentGone as why:
+            return why
+        except TimeoutError:
+            return self.fail(AgentGone(f"The connection to the step's agent is broken ({exc})."))
 
     def _receive(self, deadline: float) -> bytes:
         try:

@@ -14,13 +14,15 @@ PARTS = [b'{"msg_id":"1"}', b"{}", b"{}", b'{"code":"1+1"}', b"\x00\xff" * 9, b"
 
 
 def stream() -> bytes:
-    return b"".join((
-        wire.json_frame(Kind.HELLO, {"protocol": 1}),
-        wire.frame(Kind.PING, b"12"),
-        wire.message_frame(Channel.IOPUB, 7, PARTS),
-        wire.ack_frame(7, 3),
-        wire.frame(Kind.BYE),
-    ))
+    return b"".join(
+        (
+            wire.json_frame(Kind.HELLO, {"protocol": 1}),
+            wire.frame(Kind.PING, b"12"),
+            wire.message_frame(Channel.IOPUB, 7, PARTS),
+            wire.ack_frame(7, 3),
+            wire.frame(Kind.BYE),
+        )
+    )
 
 
 def test_message_comes_back_as_it_went() -> None:
