@@ -220,7 +220,7 @@ class Supervisor:
         live = self._live_folder()
         ours, theirs = socket.socketpair()
         listener = None if spec.kind in {"shell", "script"} else children.listen(live / "a")
-        pid = self._fork(lambda: children.run_job(self.app, spec, live, theirs), keep=(theirs,))
+        pid = self._fork(lambda: children.run_job(self.app, spec, live, theirs), drop=(ours, listener))
         theirs.close()
         return Job(spec, pid, live, ours, listener)
 
@@ -228,7 +228,7 @@ class Supervisor:
         live = self._live_folder()
         ours, theirs = socket.socketpair()
         listener = children.listen(live / "a")
-        pid = self._fork(lambda: children.wait_as_spare(self.app, live, theirs), keep=(theirs,))
+        pid = self._fork(lambda: children.wait_as_spare(self.app, live, theirs), drop=(ours, listener))
         theirs.close()
         self.spares.append(children.Spare(pid, live, ours, listener))
 
@@ -238,8 +238,8 @@ class Supervisor:
         live.mkdir(mode=0o700, parents=True)
         return live
 
-    def _fork(self, body: Callable[[], int], keep: tuple[socket.socket, ...]) -> int:
-        """Fork; the child leaves everything of ours behind, runs ``body`` and exits with what it returns."""
+    def _fork(self, body: Callable[[], int], *, keep: tuple[socket.socket, ...] = (), drop: tuple[socket.socket | None, ...] = ()) -> int:
+        """Fork; the child leaves everything of ours and ``drop`` behind, runs ``body`` and exits with what it returns."""
         pid = os.fork()
         if pid:
             return pid
@@ -247,7 +247,7 @@ class Supervisor:
         try:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            self._leave(keep)
+            self._leave(keep, drop)
             code = body()
         except BaseException:  # the edge of a process: say why in its log, never run the parent's loop
             import traceback
@@ -256,8 +256,8 @@ class Supervisor:
         finally:
             os._exit(code)
 
-    def _leave(self, keep: tuple[socket.socket, ...]) -> None:
-        mine = [self.listener, *self.clients]
+    def _leave(self, keep: tuple[socket.socket, ...], drop: tuple[socket.socket | None, ...]) -> None:
+        mine = [self.listener, *self.clients, *drop]
         mine += [end for spare in self.spares for end in (spare.link, spare.agent_listener)]
         mine += [end for job in self.jobs.values() for end in (job.link, job.agent_listener)]
         for source in mine:
@@ -317,7 +317,7 @@ class Supervisor:
         else:  # it crashed or was killed: rebuild its record in a process of its own, which may take a while
             job.is_finishing = True
             ending = job.classify(status, usage)
-            job.pid = self._fork(lambda: children.write_crash(job, ending), keep=())
+            job.pid = self._fork(lambda: children.write_crash(job, ending))
             self.by_pid[job.pid] = job
 
     def _finished(self, job: Job) -> None:

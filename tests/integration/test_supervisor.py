@@ -11,6 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from kale_proxy import values
@@ -358,8 +359,10 @@ def test_missing_kernel_and_dying_kernel_say_so(shared):
 def test_steps_outlive_a_killed_supervisor(own, until):
     spec = own.start("import time\ntime.sleep(1.5)\nx = 5", outputs=("x",))
     own.event(spec, "running")
+    children = psutil.Process(own.process.pid).children()
     own.process.send_signal(signal.SIGKILL)
     own.process.wait(10)
+    until(lambda: sum(child.is_running() and child.status() != "zombie" for child in children) == 1, "the end of the spares", 5)
     result = Path(spec.folder) / "result.json"
     until(result.exists, "the result", 15)
     assert json.loads(result.read_text())["state"] == "completed"
