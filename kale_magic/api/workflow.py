@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -45,13 +44,13 @@ class Workflow:
         self, name: str, *, executor: str | None = None, description: str = "", folder: str | Path | None = None
     ) -> None:
         check_name(name, "workflow")
-        directory = None if folder is None else os.fspath(folder)
-        self._model = WorkflowModel(name=name, executor=executor, description=description, directory=directory)
+        self._folder = Path(folder) if folder is not None else Path()
+        self._model = WorkflowModel(name=name, executor=executor, description=description)
 
     @classmethod
-    def from_model(cls, model: WorkflowModel) -> Workflow:
+    def from_model(cls, model: WorkflowModel, folder: str | Path | None = None) -> Workflow:
         """Return a builder that goes on from a workflow of :mod:`kale_magic.model`."""
-        workflow = cls.__new__(cls)
+        workflow = cls(model.name, folder=folder)
         workflow._model = model
         return workflow
 
@@ -184,7 +183,7 @@ class Workflow:
         return submit(
             self._model,
             client=client,
-            folder=self._model.directory or ".",
+            folder=self._folder,
             name=name,
             only=names_of(only),
             from_=names_of(from_),
@@ -231,6 +230,8 @@ def submit(
     environ: Mapping[str, str] | None = None,
 ) -> Run:
     """Hand a resolved workflow to the manager and return its run; the magics and :class:`Workflow` share it.
+
+    ``folder`` is where the workflow's own folder (``--dir``) begins.
 
     Raises
     ------

@@ -1,0 +1,111 @@
+"""``%%kale_attach``, ``%kale_pull``, ``%kale_vars``, ``%kale_resources``: a look inside a step."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kale_magic.api import files
+from kale_magic.api.find import find_step, one_job
+from kale_magic.errors import UsageError
+from kale_magic.magics.mistakes import named
+from kale_magic.magics.replay import Inline
+
+if TYPE_CHECKING:
+    from kale_magic.magics.door import Request
+    from kale_magic.magics.session import KaleMagics
+
+
+def attach(session: KaleMagics, request: Request) -> None:
+    """Run the cell in the step's kernel and show all that it shows."""
+    args = request.args
+    target = find_step(session.client, args.step, session.scope, is_acting=True)
+    if target.live is None:
+        target = one_job(session.client, target)
+    inline = Inline(session)
+    timeout = session.attach_timeout if args.timeout is None else args.timeout
+    target = session.visits.wait_for_kernel(target, timeout, on_wait=inline.waiting)
+    inline.done_waiting()
+    mode = "main" if args.main else "write" if args.write else "visit"
+    try:
+        reply = session.visits.execute(
+            target, request.body, mode=mode, on_message=inline.message, on_input=_ask, on_note=inline.note
+        )
+    except KeyboardInterrupt:
+        line = f"The visit was interrupted; {target.run}/{target.label} goes on."
+        raise named("KeyboardInterrupt", line) from None
+    if reply.get("status") != "ok":
+        raise named(str(reply.get("ename") or "Aborted"), str(reply.get("evalue") or ""), inline.traceback)
+
+
+def pull(session: KaleMagics, request: Request) -> None:
+    """Bring values of a step into the notebook's namespace."""
+    args = request.args
+    names: tuple[str, ...] = args.x
+    own: tuple[str, ...] = args.as_ or names
+    if len(own) != len(names):
+        raise UsageError(f"--as has {len(own)} names for {len(names)} values.", "Give one for each, in order.")
+    if bad := [name for name in own if not name.isidentifier()]:
+        raise UsageError(f"{bad[0]!r} is no name for a variable.")
+    target = find_step(session.client, args.step, session.scope)
+    if target.live is None and not target.is_final:
+        target = one_job(session.client, target)
+    values = session.visits.pull(target, names)
+    session.shell.push(dict(zip(own, values, strict=True)))
+    moment = f"{target.state}, as of now" if target.live is not None else target.state
+    what = ", ".join(f"{name} ({_kind(value)})" for name, value in zip(own, values, strict=True))
+    print(f"{what}: from {target.run}/{target.label} ({moment})")
+
+
+def variables(session: KaleMagics, request: Request) -> None:
+    """List a step's variables."""
+    from kale_magic.magics.tables import table
+    from kale_magic.render.text import format_bytes
+
+    target = one_job(session.client, find_step(session.client, request.args.step, session.scope))
+    found = session.visits.variables(target)
+    title = f"{target.run}/{target.label} ({target.state})"
+    if not found:
+        print(f"{title}: no variables." if target.live else f"{title}: it has left no values.")
+        return
+    rows = [
+        [item["name"], item.get("type", ""), _shape(item), item.get("dtype", ""), format_bytes(item.get("bytes", 0))]
+        for item in found
+    ]
+    session.show(table(["name", "type", "shape", "dtype", "bytes"], rows, title=title))
+
+
+def resources(session: KaleMagics, request: Request) -> None:
+    """Show what a step uses."""
+    from kale_magic.magics.usage import usage_bundle
+
+    target = one_job(session.client, find_step(session.client, request.args.step, session.scope))
+    samples = files.samples(target.folder)
+    if not samples:
+        why = f" ({target.reason})" if target.reason else ""
+        print(f"{target.run}/{target.label} is {target.state}{why}: no samples yet.")
+        return
+    session.show(usage_bundle(samples, f"{target.run}/{target.label} ({target.state})"))
+
+
+def _ask(prompt: str, is_password: bool) -> str | None:
+    if is_password:
+        import getpass
+
+        return getpass.getpass(prompt)
+    try:
+        return input(prompt)
+    except EOFError:
+        return None
+
+
+def _kind(value: Any) -> str:
+    shape = getattr(value, "shape", None)
+    if isinstance(shape, tuple):
+        return f"{type(value).__name__} {'x'.join(map(str, shape)) or 'scalar'}"
+    if isinstance(value, (list, tuple, dict, set, str, bytes)):
+        return f"{type(value).__name__} of {len(value)}"
+    return type(value).__name__
+
+
+def _shape(item: dict[str, Any]) -> str:
+    return " x ".join(map(str, item["shape"])) if item.get("shape") else ""

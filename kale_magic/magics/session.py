@@ -1,0 +1,155 @@
+"""What one notebook has: its declarations, its manager, its live displays and its open visits.
+
+Also the place of the settings that ``%config KaleMagics`` shows. The commands get it as their first argument.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from traitlets import Float, Unicode
+from traitlets.config import Configurable
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+    from kale_magic.api.find import Scope
+    from kale_magic.api.run import Run
+    from kale_magic.api.visits import Visits
+    from kale_magic.client import Client
+    from kale_magic.dsl.session import Declarations
+    from kale_magic.magics.live import LiveView
+    from kale_magic.model.workflow import Workflow
+
+
+class KaleMagics(Configurable):  # type: ignore[misc] # traitlets is not typed
+    """Settings of the magics, and what they share in one notebook."""
+
+    executor = Unicode("local", help="Where jobs run, unless the workflow or the command says otherwise.").tag(config=True)
+    attach_timeout = Float(600.0, help="Longest wait of %%kale_attach for a step to start, in seconds.").tag(config=True)
+
+    def __init__(self, *, shell: InteractiveShell, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.shell = shell
+        self.lines_above = 0  # of the cell, above its %%kale magic
+        self.submitted: dict[str, Workflow] = {}  # by run, what it was submitted with
+        self._client: Client | None = None
+        self._declarations: Declarations | None = None
+        self._visits: Visits | None = None
+        self._views: list[LiveView] = []
+        self._is_in_cell = True
+
+    @property
+    def client(self) -> Client:
+        """The manager, started if none runs."""
+        if self._client is None:
+            from kale_magic.client import Client
+
+            self._client = Client.connect()
+        return self._client
+
+    @client.setter
+    def client(self, client: Client) -> None:
+        self._client = client
+
+    @property
+    def declarations(self) -> Declarations:
+        """What the notebook has declared so far."""
+        if self._declarations is None:
+            from kale_magic.dsl.session import Declarations
+
+            self._declarations = Declarations()
+        return self._declarations
+
+    @declarations.setter
+    def declarations(self, declarations: Declarations) -> None:
+        self._declarations = declarations
+
+    @property
+    def visits(self) -> Visits:
+        """The visitors this notebook keeps open, by step."""
+        if self._visits is None:
+            from kale_magic.api.visits import Visits
+
+            self._visits = Visits(self.client)
+        return self._visits
+
+    @property
+    def folder(self) -> Path:
+        """The workflow's folder: its ``--dir``, else where the notebook works."""
+        directory = self.declarations.workflow.directory
+        return Path(os.path.abspath(os.path.expanduser(directory or ".")))
+
+    @property
+    def scope(self) -> Scope:
+        """Where a bare step name is looked for: this notebook's workflow, in its folder.
+
+        A notebook that has declared nothing looks at all runs of its folder.
+        """
+        from kale_magic.api.find import Scope
+
+        workflow = self.declarations.workflow
+        return Scope(workflow=workflow.name if workflow.steps else None, folder=self.folder)
+
+    @property
+    def is_rich(self) -> bool:
+        """Whether a front end draws HTML and updates displays in place; a terminal gets lines."""
+        return getattr(self.shell, "kernel", None) is not None
+
+    @property
+    def is_in_cell(self) -> bool:
+        """Whether a cell is being executed now."""
+        return self._is_in_cell
+
+    def names_here(self) -> frozenset[str]:
+        """Return the names that exist in this notebook alone, for the message on a step that uses one."""
+        hidden: dict[str, object] = getattr(self.shell, "user_ns_hidden", {})
+        return frozenset(name for name in self.shell.user_ns if name not in hidden and not name.startswith("_"))
+
+    def show(self, bundle: dict[str, Any]) -> None:
+        """Display a mime bundle under the cell."""
+        self.shell.display_pub.publish(data=bundle)
+
+    def keep_quiet(self, run: Run) -> Run:
+        """Return ``run`` so that it is the cell's value, kept in ``_``, but not shown below its live display.
+
+        It is shown like anything else once the cell is over, or if it was assigned to a name first.
+        """
+        count = self.shell.execution_count
+
+        def show_nothing() -> None:
+            del run._ipython_display_  # type: ignore[attr-defined]
+            if self.shell.execution_count != count:
+                raise NotImplementedError  # IPython goes on with the other ways to show it
+
+        run._ipython_display_ = show_nothing  # type: ignore[attr-defined]
+        return run
+
+    def show_live(self, view: LiveView) -> None:
+        """Start a live display and keep it until its run is over."""
+        self._views = [old for old in self._views if not old.is_settled]
+        self._views.append(view)
+        view.start()
+
+    def has_live(self, run: str) -> bool:
+        """Whether a display of the run is kept up to date in this notebook."""
+        return any(view.run == run for view in self._views)
+
+    def settle(self, run: str) -> None:
+        """Wait until the displays of a run that is over show so."""
+        for view in self._views:
+            if view.run == run:
+                view.join()
+
+    def on_cell_start(self, *_: object) -> None:
+        """Note that a cell runs; called by IPython."""
+        self._is_in_cell = True
+
+    def on_cell_end(self, *_: object) -> None:
+        """Show again what became final between two cells: some front ends listen only while a cell runs."""
+        for view in self._views:
+            view.repeat_final()
+        self._is_in_cell = False
+        self.lines_above = 0

@@ -1,0 +1,42 @@
+"""``%kale_export`` and ``%kale_import``: the notebook's workflow to a file and from one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kale_magic.api.find import find_run
+from kale_magic.api.workflow import Workflow
+from kale_magic.errors import UsageError
+
+if TYPE_CHECKING:
+    from kale_magic.magics.door import Request
+    from kale_magic.magics.session import KaleMagics
+
+
+def export(session: KaleMagics, request: Request) -> None:
+    """Write the workflow, or a run's, to a file."""
+    args = request.args
+    file = Path(args.file).expanduser()
+    if args.run is not None:
+        status = session.client.status(find_run(session.client, args.run, session.scope))
+        workflow = Workflow.from_yaml(Path(status["folder"]) / "workflow.yaml")
+    else:
+        workflow = Workflow.from_model(session.declarations.workflow)
+    if not workflow.model.steps:
+        raise UsageError(f"Workflow {workflow.name} has no steps to export.", "Declare one with %%kale_step NAME.")
+    workflow.to_yaml(file, args.format or "kale")
+    print(f"workflow {workflow.name} ({_count(workflow)}) written to {file}")
+
+
+def load(session: KaleMagics, request: Request) -> None:
+    """Read a workflow and make it the notebook's."""
+    file = Path(request.args.file).expanduser()
+    workflow = Workflow.from_yaml(file)
+    print(session.declarations.take(workflow.model))
+    session.show(workflow._repr_mimebundle_())
+
+
+def _count(workflow: Workflow) -> str:
+    number = len(workflow.model.steps)
+    return f"{number} step{'s' * (number != 1)}"

@@ -1,0 +1,154 @@
+"""``%kale_submit``, ``%%kale_submit`` and ``%%kale_step --run``: from what is declared to a run that is shown live."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kale_magic.api import workflow as api
+from kale_magic.errors import UsageError
+from kale_magic.magics.live import LiveView
+from kale_magic.magics.waiting import wait_for_run
+from kale_magic.model import dataflow
+from kale_magic.model.environment import clean_environment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from kale_magic.api.run import Run
+    from kale_magic.magics.door import Request
+    from kale_magic.magics.session import KaleMagics
+    from kale_magic.model.workflow import Workflow
+
+_SHOWN_NAMES = 4
+
+
+def submit(session: KaleMagics, request: Request) -> object:
+    """Submit the workflow; returns its run, which is also shown live."""
+    args = request.args
+    declared = session.declarations.workflow
+    if not declared.steps:
+        raise UsageError(f"Workflow {declared.name} has no steps.", "Declare one with %%kale_step NAME.")
+    plan = dataflow.resolve(declared, notebook_names=session.names_here())
+    if args.dry_run:
+        from kale_magic.magics.dryrun import dry_run
+
+        api.check_params(declared, args.params)
+        chosen = dataflow.select(plan, args.only, args.from_, args.to, made=frozenset(declared.steps))
+        dry_run(session, declared, plan, chosen, args.params)
+        return None
+    run = _start(
+        session,
+        declared,
+        plan,
+        only=args.only,
+        from_=args.from_,
+        to=args.to,
+        params=args.params,
+        executor=args.executor,
+        name=args.name,
+    )
+    if args.wait:
+        wait_for_run(session, run.name)
+    return session.keep_quiet(run)
+
+
+def submit_cell(session: KaleMagics, request: Request) -> object:
+    """Declare the cell and submit it alone."""
+    name = request.args.name
+    print(session.declarations.apply("submit", request.line, request.body, first_line=session.lines_above + 2))
+    declared = session.declarations.workflow
+    plan = dataflow.resolve(declared, notebook_names=session.names_here())
+    return session.keep_quiet(_start(session, declared, plan, only=[name], executor=request.args.executor))
+
+
+def run_step(session: KaleMagics, name: str) -> object:
+    """Run a declared step now with whatever it needs, show what it showed, and return its run."""
+    from kale_magic.magics.replay import show_outputs
+
+    declared = session.declarations.workflow
+    plan = dataflow.resolve(declared, notebook_names=session.names_here())
+    run = _start(session, declared, plan, only=[name, *_stale(session, declared, plan, name)])
+    try:
+        wait_for_run(session, run.name)
+    finally:
+        show_outputs(session, run[name])
+    return session.keep_quiet(run)
+
+
+def _start(
+    session: KaleMagics,
+    declared: Workflow,
+    plan: dataflow.Plan,
+    *,
+    only: Iterable[str] = (),
+    from_: Iterable[str] = (),
+    to: Iterable[str] = (),
+    params: Mapping[str, object] | None = None,
+    executor: str | None = None,
+    name: str | None = None,
+) -> Run:
+    environ, left_out = clean_environment(os.environ)
+    run = api.submit(
+        declared,
+        client=session.client,
+        folder=Path.cwd(),
+        name=name,
+        only=only,
+        from_=from_,
+        to=to,
+        params=params,
+        executor=executor or declared.executor or session.executor,
+        environ=environ,
+    )
+    session.submitted[run.name] = declared
+    session.show_live(LiveView(session, run.name, edges=edges_of(plan), note=environment_note(left_out)))
+    return run
+
+
+def edges_of(plan: dataflow.Plan) -> list[tuple[str, str]]:
+    """Return the edges of a plan as pairs, producer first."""
+    return [(parent, name) for name, step in plan.steps.items() for parent in step.parents]
+
+
+def environment_note(left_out: Iterable[str]) -> str:
+    """Return the sentence that says in which environment steps run, and what of the notebook's they don't get."""
+    names = list(left_out)
+    shown = ", ".join(names[:_SHOWN_NAMES]) + (f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else "")
+    return f"Steps run with {sys.executable} and this notebook's environment" + (f", without {shown}." if names else ".")
+
+
+def _stale(session: KaleMagics, declared: Workflow, plan: dataflow.Plan, name: str) -> list[str]:
+    """Return the steps upstream whose results no run of this notebook has, as they are declared now."""
+    fresh: dict[str, bool] = {}
+
+    def is_fresh(step: str) -> bool:
+        if step not in fresh:
+            parents = [is_fresh(parent) for parent in plan.steps[step].parents]
+            fresh[step] = all(parents) and _has_result(session, declared, step)
+        return fresh[step]
+
+    upstream = [step for step in plan.order if step != name and step in _upstream(plan, name)]
+    return [step for step in upstream if not is_fresh(step)]
+
+
+def _upstream(plan: dataflow.Plan, name: str) -> set[str]:
+    found, stack = set[str](), [name]
+    while stack:
+        new = [parent for parent in plan.steps[stack.pop()].parents if parent not in found]
+        found.update(new)
+        stack += new
+    return found
+
+
+def _has_result(session: KaleMagics, declared: Workflow, step: str) -> bool:
+    for run in session.scope.runs(session.client):
+        was = session.submitted.get(str(run["run"]))
+        if was is None or step not in was.steps:
+            continue
+        state = session.client.status(str(run["run"]))["steps"].get(step, {}).get("state")
+        if state == "completed":  # the newest such run is the one whose values are taken
+            return was.steps[step] == declared.steps[step] and was.common == declared.common
+    return False

@@ -1,0 +1,186 @@
+"""``%kale_status``, ``%kale_runs``, ``%kale_wait``, ``%kale_logs``, ``%kale_stop``, ``%kale_cancel``, ``%kale_queue``."""
+
+from __future__ import annotations
+
+import sys
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from kale_magic.api import files
+from kale_magic.api.find import Target, find_run, find_step, one_job, points_of, where_in
+from kale_magic.api.run import bundle_of
+from kale_magic.errors import KaleError, UnknownRunError
+from kale_magic.magics.mistakes import named
+from kale_magic.magics.submit import edges_of
+from kale_magic.magics.tables import table
+from kale_magic.magics.waiting import wait_for_run, wait_for_step
+from kale_magic.model import dataflow
+from kale_magic.model.address import describe_point
+from kale_magic.render import text
+from kale_magic.render.view import elapsed_s, format_duration
+
+if TYPE_CHECKING:
+    from kale_magic.magics.door import Request
+    from kale_magic.magics.session import KaleMagics
+
+_FOLLOW_S = 0.2
+_FINAL = frozenset({"completed", "failed", "cancelled"})
+
+
+def status(session: KaleMagics, request: Request) -> None:
+    """Show how a run goes."""
+    found = session.client.status(find_run(session.client, request.args.run, session.scope))
+    now = None if found["state"] in _FINAL else datetime.now(UTC)
+    session.show(bundle_of(found, _edges(session, found), now=now))
+
+
+def runs(session: KaleMagics, _request: Request) -> None:
+    """List the runs of this notebook's folder."""
+    found = session.client.runs(session.folder)
+    if not found:
+        print(f"No runs in {session.folder} yet.")
+        return
+    now = datetime.now(UTC)
+    rows = []
+    for run in found:
+        counts: dict[str, int] = run.get("steps") or {}
+        done = counts.get("completed", 0) + counts.get("cached", 0)
+        took = format_duration(elapsed_s(run, now))
+        rows.append([run["run"], run["workflow"], run["state"], f"{done}/{sum(counts.values())}", _clock(run), took])
+    heads = ["run", "workflow", "state", "steps", "submitted", "elapsed"]
+    session.show(table(heads, rows, text=text.runs_table(found, now=now)))
+
+
+def wait(session: KaleMagics, request: Request) -> None:
+    """Wait until a run or a step has ended."""
+    run, target = _run_or_step(session, request.args.run)
+    timeout = request.args.timeout
+    if target is not None:
+        target = wait_for_step(session, target, timeout)
+        print(f"{target.run}/{target.label} {target.state}")
+        return
+    print(text.run_line(wait_for_run(session, run, timeout)))
+
+
+def logs(session: KaleMagics, request: Request) -> None:
+    """Print what a step printed; of a sweep without a point, that of each point under a heading."""
+    args = request.args
+    target = find_step(session.client, args.step, session.scope)
+    name = "job.sh" if args.script else "stderr.log" if args.stderr else "stdout.log"
+    if args.follow and not args.script:
+        _follow(session, one_job(session.client, target), name, args.tail)
+        return
+    points = [] if target.point is not None else points_of(session.client, target.run, target.step)
+    for number in range(len(points)):
+        job = where_in(session.client, target.run, target.step, number)
+        print(f"==> {job.label} ({describe_point(points[number])}) <==")
+        _print_log(job, name, args.tail)
+    if not points:
+        _print_log(target, name, args.tail)
+
+
+def stop(session: KaleMagics, request: Request) -> None:
+    """Interrupt a step's code."""
+    target = one_job(session.client, find_step(session.client, request.args.step, session.scope, is_acting=True))
+    session.client.stop(target.run, target.step, target.point)
+    where = f"{target.run}/{target.label}"
+    print(f"{where}: its code is interrupted; the kernel stays for a look: %%kale_attach {where}. End it: %kale_cancel {where}")
+
+
+def cancel(session: KaleMagics, request: Request) -> None:
+    """End a step or a run."""
+    run, target = _run_or_step(session, request.args.step, is_acting=True)
+    if target is not None:
+        gone = session.client.cancel(target.run, target.step, target.point)
+    else:
+        gone = session.client.cancel(run)
+    where = f"{target.run}/{target.label}" if target is not None else run
+    print(f"{where}: cancelled {', '.join(gone)}" if gone else f"{where}: nothing to cancel, it is over.")
+
+
+def queue(session: KaleMagics, _request: Request) -> None:
+    """Show what runs and what waits on this machine."""
+    found = session.client.queue()
+    if not found:
+        print("Nothing runs and nothing waits.")
+        return
+    rows: list[list[Any]] = []
+    for job in found:
+        point = job.get("point")
+        memory = text.format_bytes(job["memory_bytes"]) if job.get("memory_bytes") else ""
+        label = job["step"] if point is None else f"{job['step']}[{point}]"
+        rows.append([job["run"], label, job["state"], job.get("cpus") or "", memory, job.get("reason") or ""])
+    session.show(table(["run", "step", "state", "cpus", "memory", "reason"], rows, text=text.queue_table(found)))
+
+
+def _run_or_step(session: KaleMagics, word: str | None, *, is_acting: bool = False) -> tuple[str, Target | None]:
+    """Return the run, or the step, that a word means; a step's name goes first."""
+    if word is None:
+        return find_run(session.client, None, session.scope), None
+    if any(run["run"] == word for run in session.client.runs(None, 1000)):
+        return word, None
+    try:
+        target = find_step(session.client, word, session.scope, is_acting=is_acting)
+    except KaleError as no_step:
+        try:
+            return find_run(session.client, word, session.scope), None
+        except UnknownRunError:
+            raise no_step from None
+    return target.run, target
+
+
+def _edges(session: KaleMagics, found: dict[str, Any]) -> list[tuple[str, str]]:
+    declared = session.submitted.get(found["run"], session.declarations.workflow)
+    if declared.name != found["workflow"]:
+        return []
+    try:
+        return edges_of(dataflow.resolve(declared))
+    except KaleError:  # the cells were changed since
+        return []
+
+
+def _print_log(job: Target, name: str, tail: int | None) -> None:
+    shown = files.log(job.folder, name, tail)
+    if shown:
+        sys.stdout.write(shown if shown.endswith("\n") else shown + "\n")
+    else:
+        print(_nothing(job, name))
+
+
+def _follow(session: KaleMagics, target: Target, name: str, tail: int | None) -> None:
+    path = target.folder / name
+    done = 0
+    if tail is not None and path.exists():
+        done = path.stat().st_size
+        sys.stdout.write(files.log(target.folder, name, tail))
+    try:
+        while True:
+            target = where_in(session.client, target.run, target.step, target.point)
+            if path.exists() and path.stat().st_size > done:
+                with path.open("rb") as stream:
+                    stream.seek(done)
+                    data = stream.read()
+                done += len(data)
+                sys.stdout.write(data.decode("utf-8", "replace"))
+                sys.stdout.flush()
+            if target.is_final:
+                return
+            time.sleep(_FOLLOW_S)
+    except KeyboardInterrupt:
+        message = f"Stopped following; {target.run}/{target.label} goes on."
+        raise named("KeyboardInterrupt", message) from None
+
+
+def _nothing(target: Target, name: str) -> str:
+    where = f"{target.run}/{target.label}"
+    why = f" ({target.reason})" if target.reason else ""
+    if name == "job.sh":
+        return f"{where} is {target.state}{why}: it has no job script yet."
+    stream = "stderr" if name == "stderr.log" else "stdout"
+    return f"{where} is {target.state}{why}: it has printed nothing on {stream}."
+
+
+def _clock(run: dict[str, Any]) -> str:
+    at = run.get("submitted_at")
+    return datetime.fromisoformat(at).astimezone().strftime("%Y-%m-%d %H:%M:%S") if at else ""
