@@ -50,6 +50,13 @@ class JournalThread(IOPubThread):  # type: ignore[misc]
     _save_due = False
     save_every_s = 2.0
 
+    def send_multipart(self, *args: Any, **kwargs: Any) -> None:
+        """Send at once what this very thread sends (a flushed stream), so that a flush ends with the text in the journal."""
+        if threading.current_thread() is self.thread:
+            self._really_send(*args, **kwargs)
+        else:
+            super().send_multipart(*args, **kwargs)
+
     def _really_send(self, msg: Any, *args: Any, **kwargs: Any) -> None:
         if self.journal is not None and self._is_master_process():
             parts = [part if isinstance(part, bytes) else memoryview(part) for part in msg]
