@@ -14,13 +14,10 @@ import socket
 import sys
 import threading
 import time
-import uuid
 from typing import TYPE_CHECKING, Any, Self
 
 from kale_magic import __version__, config, protocol
-from kale_magic._start import explain_absence, start_manager
 from kale_magic.errors import ManagerError, ManagerUnavailable, from_wire
-from kale_magic.model.environment import clean_environment
 from kale_magic.model.events import Event
 
 if TYPE_CHECKING:
@@ -190,6 +187,8 @@ class Client:
             A step asks for more than the executor has, or the run's folder can't be written.
         """
         if environ is None:
+            from kale_magic.model.environment import clean_environment
+
             environ, _ = clean_environment(os.environ)
         fields = {
             "workflow": workflow,
@@ -202,7 +201,7 @@ class Client:
             "executor": executor,
             "python": python or sys.executable,
             "environ": dict(environ),
-            "token": uuid.uuid4().hex,  # so that asking again after a lost answer submits nothing twice
+            "token": os.urandom(16).hex(),  # so that asking again after a lost answer submits nothing twice
         }
         return self._ask_object(protocol.SUBMIT, fields)
 
@@ -414,6 +413,8 @@ def open_connection(settings: config.Settings, *, start: bool, timeout: float) -
     """
     with contextlib.suppress(ManagerUnavailable, EOFError):
         return Connection(settings.socket, timeout)
+    from kale_magic._start import explain_absence, start_manager  # most commands find a manager
+
     explain_absence(settings)
     if not start:
         raise ManagerUnavailable("No manager runs.", "Start it with: jupyter kale manager start.")

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kale_magic.errors import UnknownRunError, UnknownStepError, UsageError
-from kale_magic.model.address import describe_point, parse_address, resolve_point
 from kale_magic.model.states import StepState
 
 if TYPE_CHECKING:
@@ -129,6 +128,8 @@ def find_step(client: Asks, text: str, scope: Scope, *, is_acting: bool = False)
     UnknownStepError, UnknownRunError
         There is no such step, point or run.
     """
+    from kale_magic.model.address import parse_address, resolve_point  # not needed to find a run
+
     address = parse_address(text)
     run = find_run(client, address.run, scope) if address.run is not None else None
     found = where_in(client, run, address.step) if run else _newest_with(client, address.step, scope, is_acting=is_acting)
@@ -155,6 +156,8 @@ def one_job(client: Asks, target: Target) -> Target:
         return target
     if len(points) == 1:
         return where_in(client, target.run, target.step, 0)
+    from kale_magic.model.address import describe_point
+
     names = [f"{target.step}[{describe_point(point)}]" for point in points]
     raise UsageError(f"{target.step} has {len(points)} points.", f"Say which: {_listed(names)}")
 

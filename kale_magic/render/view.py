@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from kale_magic.model.states import StepState
-from kale_magic.model.step import StepKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -193,7 +192,7 @@ def _declared(step: Step) -> Node:
         for amount, word in ((resources.nodes, "node"), (resources.cpus, "cpu"), (resources.gpus, "gpu"))
         if amount
     ]
-    kind = "" if step.kind is StepKind.PYTHON else step.kernel or step.kind.value
+    kind = "" if step.kind == "python" else step.kernel or step.kind.value
     counts = {DECLARED: len(step.points())} if step.is_sweep else {}
     first = step.description.strip().splitlines()
     return Node(

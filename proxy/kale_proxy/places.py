@@ -7,10 +7,8 @@ home folders are network disks where sockets do not cross hosts and paths pass t
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
-import tempfile
 from pathlib import Path
 
 SUN_PATH_BYTES = 107
@@ -37,6 +35,8 @@ def socket_dir() -> Path:
     home = os.environ.get("KALE_HOME")
     name = f"kale-{os.getuid()}"
     if home:
+        import hashlib  # slow to load
+
         name += "-" + hashlib.sha256(os.path.realpath(home).encode()).hexdigest()[:8]
     return private_dir(_local_tmp() / name)
 
@@ -68,7 +68,11 @@ def private_dir(path: Path) -> Path:
 def _local_tmp() -> Path:
     """Return ``/tmp``: TMPDIR may be private to a job or too long for a socket."""
     tmp = Path("/tmp")  # noqa: S108 - the folders made in it are 0700 and their owner is checked
-    return tmp if tmp.is_dir() else Path(tempfile.gettempdir())
+    if tmp.is_dir():
+        return tmp
+    import tempfile
+
+    return Path(tempfile.gettempdir())
 
 
 def _jupyter_data_dir() -> Path:
