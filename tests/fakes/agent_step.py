@@ -23,6 +23,7 @@ def run_kernel(live: Path, flavour: str) -> None:
     from ipykernel.iostream import IOPubThread
     from ipykernel.ipkernel import IPythonKernel
     from ipykernel.kernelapp import IPKernelApp
+
     from kale_proxy.journal import JournalWriter
 
     class Teed(IOPubThread):

@@ -336,6 +336,23 @@ def test_names_of_a_visit_are_its_own_unless_it_writes(kale_step: Step) -> None:
         assert run(main, "y, z").result() == "(1, 3)"
 
 
+def test_step_gives_way_faster_only_while_there_are_visits(kale_step: Step) -> None:
+    def interval(main: Visitor) -> float:
+        return float(run(main, "import sys; sys.getswitchinterval()").result())
+
+    with kale_step.visit(mode="main") as main:
+        before = interval(main)
+        with kale_step.visit(), kale_step.visit():
+            assert interval(main) < before / 2
+        wait_until(lambda: interval(main) == before)
+        with kale_step.visit():
+            run(main, "sys.setswitchinterval(0.003)")
+        with kale_step.visit() as visitor:
+            visitor.control("close")
+            assert interval(main) == 0.003
+        run(main, f"sys.setswitchinterval({before})")
+
+
 def test_vanished_visitors_cell_is_ended_after_the_grace(make_step: Callable[..., Step]) -> None:
     step = make_step("visits", GRACE_S=0.3)
     visitor = step.visit()
@@ -447,14 +464,13 @@ def test_killed_kernel_ends_every_visitor_with_the_reason(make_step: Callable[..
     with step.visit() as visitor, step.visit(iopub="all") as watch:
         run(visitor, "print('last words')")
         threading.Timer(0.5, os.kill, (step.kernel, signal.SIGKILL)).start()
-        with pytest.raises(AgentGone, match="kernel .* has ended") as caught:
+        with pytest.raises(AgentGone, match=r"kernel .* has ended") as caught:
             visitor.execute("import time; time.sleep(60)", timeout=20)
         assert caught.value.ended
-        text = ""
+        texts: list[str] = []
         with pytest.raises(AgentGone, match="has ended"):
-            for output in watch.outputs(timeout=20):
-                text += output.content.get("text", "")
-        assert text == "last words\n"
+            texts.extend(output.content.get("text", "") for output in watch.outputs(timeout=20))
+        assert "".join(texts) == "last words\n"
         with pytest.raises(AgentGone):
             visitor.execute("1")
     wait_until(lambda: step.pids("ended") == step.pids("agent"))
@@ -465,7 +481,7 @@ def test_killed_agent_is_told_and_the_next_one_knows_the_visit(make_step: Callab
     visitor = step.visit()
     run(visitor, "mine = 5")
     os.kill(step.agent, signal.SIGKILL)
-    with pytest.raises(AgentGone, match="gone|broken") as caught:
+    with pytest.raises(AgentGone, match=r"gone|broken") as caught:
         visitor.execute("1", timeout=20)
     assert not caught.value.ended
     with step.visit(client_id=visitor.client_id, since=visitor.last_seq) as again:
