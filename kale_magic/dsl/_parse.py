@@ -14,11 +14,11 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from kale_magic.dsl.options import Kind, Option, Spec
-from kale_magic.dsl.words import is_quoted, split_commas, unquote
 from kale_magic.errors import StepSyntaxError, UsageError
 from kale_magic.model.literals import literal_or_text, parse_each, to_literal
 from kale_magic.model.resources import parse_memory, parse_walltime
 from kale_magic.model.step import Axis
+from kale_magic.model.words import is_quoted, split_commas, unquote
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

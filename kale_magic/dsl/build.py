@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
     from types import SimpleNamespace
 
+_ONLY_COMMENTS = re.compile(r"(?:\s*(?:#[^\n]*)?\n)*")
 _INPUT = re.compile(r"(?:(?P<step>[A-Za-z][\w-]*)\.)?(?P<name>\w+)")
 
 
@@ -69,8 +70,8 @@ def build_step(given: SimpleNamespace, body: str, *, first_line: int, common: Co
         text = narrated(body.replace("\r\n", "\n"), is_python=kind is StepKind.PYTHON)
     except StepSyntaxError as exc:
         raise _in_cell(exc, name, first_line) from None
-    if not text.code:
-        raise StepSyntaxError(f"Step {name} has a description but no code.", "Write what it does below the text.", line=first_line)
+    if not text.code or (kind is StepKind.PYTHON and _ONLY_COMMENTS.fullmatch(text.code)):
+        raise StepSyntaxError(f"Step {name} has no code, only text.", "Write what it does below.", line=first_line)
     step = Step(
         name=name,
         code=text.code,

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import ast
 import inspect
-import io
 import re
-import tokenize
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,8 +20,14 @@ if TYPE_CHECKING:
 
 _MAGIC = re.compile(r"(?P<sign>%%?)kale(?:_(?P<name>\w+)|[^\S\n]+(?P<word>\w+)|(?=\s|$))(?P<line>[^\n]*)")
 _DIRECTIVES = re.compile(r"(?:\s*(?:#(?!SBATCH\b|PBS\b)[^\n]*)?\n)*#(?:SBATCH|PBS)[^\S\n]+\S")
-_LEADING_TEXT = re.compile(r"\s*(?P<quote>'''|\"\"\")(?P<text>.*?)(?P=quote)[^\S\n]*;?[^\S\n]*(?:\n|\Z)", re.DOTALL)
-_LITERAL = re.compile(r"(?P<prefix>[rRuU]?)(?P<quote>'''|\"\"\"|'|\")(?P<text>.*)(?P=quote)", re.DOTALL)
+# A statement that is one string literal: nothing but a `;` or a comment may follow it on its line.
+_TRIPLE = r"""(?P<quote>\'\'\'|\"\"\")(?P<text>(?:\\.|(?!(?P=quote))[^\\])*)(?P=quote)"""
+_SINGLE = r"""(?P<mark>['"])(?P<line>(?:\\[^\n]|(?!(?P=mark))[^\\\n])*)(?P=mark)"""
+_END = r"[^\S\n]*(?:;[^\S\n]*|(?:#[^\n]*)?(?:\n|\Z))"
+_AFTER = re.compile(r"[^\S\n]*\)*" + _END)
+_EMPTY_LINES = re.compile(r"(?:[^\S\n]*\n)+")
+_LEADING_TEXT = re.compile(rf"\s*{_TRIPLE}{_END}", re.DOTALL)
+_LEADING_LITERAL = re.compile(rf"(?P<above>(?:\s*#[^\n]*\n)*)\s*(?P<prefix>[rRuU]?)(?:{_TRIPLE}|{_SINGLE}){_END}", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +101,21 @@ def narrated(body: str, *, is_python: bool) -> Narrated:
     StepSyntaxError
         A Python cell can't be read; its line is that in ``body``.
     """
-    description, rest = _split_python(body) if is_python else _split_text(body)
-    code = clean_code(rest)
-    skipped = (body[: len(body) - len(rest)] + rest[: len(rest) - len(_leading_lines_off(rest))]).count("\n")
-    return Narrated(clean_description(description), code, skipped)
+    match = (_LEADING_LITERAL if is_python else _LEADING_TEXT).match(body)
+    if match:
+        parts = match.groupdict()
+        is_long = parts["text"] is not None
+        text = parts["text"] if is_long else parts["line"]
+        is_raw = (parts.get("prefix") or "") in {"r", "R"}
+        description, above, end = text if is_raw else _unescaped(text, is_long=is_long), parts.get("above") or "", match.end()
+    else:
+        (description, end), above = _joined_literals(body) if is_python else ("", 0), ""
+    # comments above the text stay, and so does the number of lines down to the code
+    kept = above + "\n" * (body[:end].count("\n") - above.count("\n")) if above.strip() else ""
+    rest = kept + body[end:]
+    skipped = 0 if kept else body[:end].count("\n")
+    empty = _EMPTY_LINES.match(rest)
+    return Narrated(clean_description(description), clean_code(rest), skipped + (empty[0].count("\n") if empty else 0))
 
 
 def clean_description(text: str) -> str:
@@ -108,43 +123,20 @@ def clean_description(text: str) -> str:
     return inspect.cleandoc(text).strip()
 
 
-def _leading_lines_off(text: str) -> str:
-    return re.sub(r"\A(?:[^\S\n]*\n)+", "", text)
-
-
-def _split_text(body: str) -> tuple[str, str]:
-    match = _LEADING_TEXT.match(body)
-    return (_unescaped(match["text"], match["quote"]), body[match.end() :]) if match else ("", body)
-
-
-def _split_python(body: str) -> tuple[str, str]:
+def _joined_literals(body: str) -> tuple[str, int]:
+    """Return the text of a first statement such as ``("one" "two")``, and where the next one begins."""
     tree, _ = parse_cell(body)
     first = tree.body[0] if tree.body else None
     if not isinstance(first, ast.Expr) or not isinstance(first.value, ast.Constant) or not isinstance(first.value.value, str):
-        return "", body
+        return "", 0
     lines = body.split("\n")
-    end = (first.end_lineno or 1) - 1
-    after = lines[end].encode()[first.end_col_offset or 0 :].decode()
-    rest = "\n".join([re.sub(r"^\s*;?\s*(?:#.*)?", "", after), *lines[end + 1 :]])
-    source = ast.get_source_segment(body, first.value) or ""
-    return _written(source, first.value.value), rest
+    last = (first.end_lineno or 1) - 1
+    column = len(lines[last].encode()[: first.end_col_offset].decode())
+    start = sum(len(line) + 1 for line in lines[:last]) + column
+    end = _AFTER.match(body, start)
+    return (first.value.value, end.end()) if end else ("", 0)
 
 
-def _written(source: str, value: str) -> str:
-    match = _LITERAL.fullmatch(source)
-    if match is None or not _is_one_literal(source):
-        return value
-    return match["text"] if match["prefix"] in {"r", "R"} else _unescaped(match["text"], match["quote"])
-
-
-def _is_one_literal(source: str) -> bool:
-    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    try:
-        return sum(token.type == tokenize.STRING for token in tokens) == 1
-    except (tokenize.TokenError, SyntaxError):
-        return False
-
-
-def _unescaped(text: str, quote: str) -> str:
-    text = text if len(quote) == 3 else text.replace("\\\n", "")
+def _unescaped(text: str, *, is_long: bool) -> str:
+    text = text if is_long else text.replace("\\\n", "")
     return re.sub(r"\\([\\'\"])", r"\1", text)

@@ -256,7 +256,7 @@ def parse(magic: str, line: str, *, is_cell: bool = False) -> SimpleNamespace:
         ``-h`` stands on the line.
     """
     from kale_magic.dsl._parse import parse_words
-    from kale_magic.dsl.words import split
+    from kale_magic.model.words import split
 
     key = key_of(magic, is_cell=is_cell)
     sign = "%%" if is_cell else SPECS[key].sign

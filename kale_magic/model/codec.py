@@ -6,6 +6,7 @@ nothing of YAML text. Called by client, manager and :mod:`kale_magic.formats.nat
 
 from __future__ import annotations
 
+import keyword
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 SCHEMA_ID = "kale-magic.org/v1"
-_TEXTS = ("description", "executor", "host", "directory", "share")
+_TEXTS = ("description", "executor", "directory")
 _COUNTS = ("nodes", "ntasks", "cpus", "gpus")
-_WORDS = ("queue", "account", "qos", "constraint", "reservation", "container")
+_WORDS = ("queue", "account", "qos", "constraint", "reservation")
 _LISTS = ("native", "modules", "setup")
 _STEP_LISTS = ("after", "inputs", "outputs", "files_in", "files_out", "tags")
 _STEP_KEYS = (
@@ -29,7 +30,7 @@ _STEP_KEYS = (
     "resources", "retries", "executor", "tags", "code",
 )  # fmt: skip
 _RESOURCE_KEYS = (
-    *_COUNTS, "memory", "walltime", "queue", "account", "qos", "constraint", "reservation", "container",
+    *_COUNTS, "memory", "walltime", "queue", "account", "qos", "constraint", "reservation",
     "modules", "env", "setup", "native",
 )  # fmt: skip
 
@@ -54,7 +55,9 @@ def workflow_to_dict(workflow: Workflow) -> dict[str, Any]:
     WorkflowError
         A parameter has no literal form.
     """
-    markdown = {name: text for name, text in workflow.markdown.items() if name}
+    # in the order of the steps, so that a notebook made from the file gives the same file
+    names = dict.fromkeys([*workflow.steps, *workflow.markdown])
+    markdown = {name: workflow.markdown[name] for name in names if name and name in workflow.markdown}
     narrative = {"workflow": workflow.markdown.get("", ""), "steps": markdown}
     return {
         "schema": SCHEMA_ID,
@@ -125,23 +128,38 @@ def read_workflow(data: Any) -> Workflow:
     narrative = _mapping(top.get("markdown", {}), ("markdown",), ("workflow", "steps"))
     markdown = {"": _text(narrative["workflow"], ("markdown", "workflow"))} if narrative.get("workflow") else {}
     markdown |= _texts(narrative.get("steps", {}), ("markdown", "steps"))
+    name = _text(top.get("name", ""), ("name",))
+    _check_name(name, ("name",))
+    common = _texts(top.get("common", {}), ("common",))
+    for block in common:
+        _check_name(block, ("common", block))
+    for step in filter(None, markdown):
+        _check_name(step, ("markdown", "steps", step))
+    return Workflow(
+        name=name,
+        common=common,
+        markdown=markdown,
+        steps=_steps_from_dict(top.get("steps", {})),
+        **{key: _text(top[key], (key,)) for key in _TEXTS if key in top},
+    )
+
+
+def _check_name(name: str, path: Path) -> None:
+    if not STEP_NAME.fullmatch(name):
+        raise Misfit(path, f"{name!r} is no name: it takes a letter, then up to 63 letters, digits, _ or -.")
+
+
+def _steps_from_dict(data: Any) -> dict[str, Step]:
     steps: dict[str, Step] = {}
     seen: dict[str, str] = {}
-    for name, step in _mapping(top.get("steps", {}), ("steps",)).items():
+    for name, step in _mapping(data, ("steps",)).items():
         path: Path = ("steps", name)
-        if not STEP_NAME.fullmatch(name):
-            raise Misfit(path, f"{name!r} is no step name: a letter, then up to 63 letters, digits, _ or -.")
+        _check_name(name, path)
         if name.lower() in seen:
             raise Misfit(path, f"{name!r} and {seen[name.lower()]!r} differ only in case.")
         seen[name.lower()] = name
         steps[name] = _step_from_dict(name, step, path)
-    return Workflow(
-        name=_text(top.get("name", ""), ("name",)),
-        common=_texts(top.get("common", {}), ("common",)),
-        markdown=markdown,
-        steps=steps,
-        **{key: _text(top[key], (key,)) for key in _TEXTS if key in top},
-    )
+    return steps
 
 
 def _step_from_dict(name: str, data: Any, path: Path) -> Step:
@@ -155,7 +173,7 @@ def _step_from_dict(name: str, data: Any, path: Path) -> Step:
         for number, pattern in enumerate(_list(items.get(key, []), (*path, key))):
             if leaves_folder(pattern):
                 raise Misfit((*path, key, number), f"{pattern!r} is absolute or leaves the workflow's folder.")
-    lists: dict[str, Any] = {key: tuple(_list(items.get(key, []), (*path, key))) for key in _STEP_LISTS}
+    lists: dict[str, Any] = {key: _names(items.get(key, []), (*path, key)) for key in _STEP_LISTS}
     words: dict[str, Any] = {key: _text(items[key], (*path, key)) for key in ("kernel", "executor") if key in items}
     params = _mapping(items.get("params", {}), (*path, "params"))
     step = Step(
@@ -163,7 +181,7 @@ def _step_from_dict(name: str, data: Any, path: Path) -> Step:
         kind=StepKind(kind),
         code=_text(items["code"], (*path, "code")),
         description=_text(items.get("description", ""), (*path, "description")),
-        params={key: _value(value, (*path, "params", key)) for key, value in params.items()},
+        params={_variable(key, (*path, "params", key)): _value(value, (*path, "params", key)) for key, value in params.items()},
         each=_axes(items.get("each", {}), (*path, "each")),
         is_zipped=_flag(items.get("zip", False), (*path, "zip")),
         resources=_resources_from_dict(items.get("resources", {}), (*path, "resources")),
@@ -171,6 +189,8 @@ def _step_from_dict(name: str, data: Any, path: Path) -> Step:
         **lists,
         **words,
     )
+    if (step.kind is StepKind.KERNEL) != bool(step.kernel):
+        raise Misfit(path, "a step of kind kernel names its kernel, and no other has one.")
     if step.is_zipped and len({len(axis.values) for axis in step.each}) > 1:
         raise Misfit((*path, "each"), "with zip all lists need the same length.")
     if step.point_count > MAX_POINTS:
@@ -181,6 +201,7 @@ def _step_from_dict(name: str, data: Any, path: Path) -> Step:
 def _axes(data: Any, path: Path) -> tuple[Axis, ...]:
     axes = []
     for name, values in _mapping(data, path).items():
+        _variable(name, (*path, name))
         if isinstance(values, str):
             axes.append(Axis(name, _made(partial(parse_each, values), (*path, name)), values))
         elif isinstance(values, list) and values:
@@ -232,6 +253,22 @@ def _list(data: Any, path: Path) -> list[str]:
     if not isinstance(data, list):
         raise Misfit(path, f"takes a list of text, not {_shown(data)}.")
     return [_text(item, (*path, number)) for number, item in enumerate(data)]
+
+
+def _names(data: Any, path: Path) -> tuple[str, ...]:
+    names = _list(data, path)
+    for number, name in enumerate(names):
+        if name in names[:number]:
+            raise Misfit((*path, number), f"{name!r} stands there twice.")
+        if path[-1] == "outputs":
+            _variable(name, (*path, number))
+    return tuple(names)
+
+
+def _variable(name: str, path: Path) -> str:
+    if not name.isidentifier() or keyword.iskeyword(name):
+        raise Misfit(path, f"{name!r} is no name of a variable.")
+    return name
 
 
 def _text(data: Any, path: Path) -> str:

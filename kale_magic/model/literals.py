@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 MARK = "literal"  # {"literal": "(1, 2)"} stands for a value that JSON has no form for
 MAX_POINTS = 100_000
 _MAX_DEPTH = 60
+_MAX_KEY = 500  # YAML readers stop looking for the colon after 1,024 signs
 _CONSTANTS = {"nan": math.nan, "inf": math.inf}
 _SCALARS: tuple[type[Any], ...] = (int, float, complex, str, bytes)
 _SHAPE = "Write a list such as ['Al', 'Cu'], range(5), linspace(0, 1, 11) or logspace(-3, 0, 4)."
@@ -154,7 +155,8 @@ def _is_json(value: object) -> bool:
     if isinstance(value, list):
         return all(map(_is_json, value))
     if isinstance(value, dict):
-        return set(value) != {MARK} and all(isinstance(k, str) and _is_json(k) and _is_json(v) for k, v in value.items())
+        is_plain = all(isinstance(key, str) and len(key) < _MAX_KEY and _is_json(key) for key in value)
+        return is_plain and set(value) != {MARK} and all(map(_is_json, value.values()))
     return False
 
 
