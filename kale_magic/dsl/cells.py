@@ -77,8 +77,9 @@ def _unindent(lines: list[str]) -> list[str]:
 
 
 def is_batch_script(body: str) -> bool:
-    """Whether a cell has ``#SBATCH`` or ``#PBS`` lines before its first command."""
-    return _DIRECTIVES.match(body) is not None
+    """Whether a cell has ``#SBATCH`` or ``#PBS`` lines before its first command; its description may stand above."""
+    text = _LEADING_TEXT.match(body)
+    return _DIRECTIVES.match(body, text.end() if text else 0) is not None
 
 
 @dataclass(frozen=True, slots=True)

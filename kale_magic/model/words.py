@@ -107,7 +107,8 @@ def unquote(word: str) -> str:
 
 def quote(text: str) -> str:
     """Return a word that :func:`split` keeps whole and :func:`unquote` turns back into ``text``."""
-    candidates = [*([] if "{" in text else [text]), f"'{text}'", f'"{text}"', "u" + repr(text)]
+    is_simple = not any(sign in text for sign in "{'\"")
+    candidates = [*([text] if is_simple else []), f"'{text}'", f'"{text}"', "u" + repr(text)]
     return next(word for word in candidates if unquote(word) == text and _is_one_word(word))
 
 
