@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # the kernel of this environment, not one in the home folder
@@ -26,6 +27,7 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 from nbconvert import HTMLExporter
 from traitlets.config import Config
 
+from kale_magic import Workflow, connect
 from kale_magic.client import Client
 from kale_magic.errors import KaleError, ManagerUnavailable
 
@@ -55,6 +57,8 @@ class Follower(threading.Thread):
     def __init__(self, folder, teller):
         super().__init__(daemon=True)
         self.run_id = None
+        self._since = datetime.now(UTC)
+        self._steps = {}
         self._folder, self._teller = folder, teller
         self._is_over = threading.Event()
 
@@ -72,10 +76,13 @@ class Follower(threading.Thread):
 
     def _follow(self, client):
         while self.run_id is None:
-            if runs := client.runs(self._folder):
+            runs = client.runs(self._folder, limit=1)
+            if runs and datetime.fromisoformat(runs[0]["submitted_at"]) >= self._since:
                 self.run_id = runs[0]["run"]
             elif self._is_over.wait(0.1):
                 return
+        folder = Path(client.status(self.run_id)["folder"])
+        self._steps = Workflow.from_yaml(folder / "workflow.yaml").model.steps
         with client.events(since=0, run=self.run_id) as stream:
             while True:
                 event = stream.next(0.3)
@@ -91,7 +98,10 @@ class Follower(threading.Thread):
         counts = event.data.get("counts")
         if counts:
             return  # the sweep as a whole: its points are told one by one
-        name = event.step if event.point is None else f"{event.step}[{event.point}]"
+        name = event.step
+        if event.point is not None:
+            values = self._steps[name].points()[event.point]
+            name += "[" + ",".join(f"{parameter}={value}" for parameter, value in values.items()) + "]"
         reason = event.data.get("reason") or ""
         self._teller.say(f"{name}: {event.state}{' (' + reason + ')' if reason else ''}", mark="*")
 
@@ -143,7 +153,7 @@ class Demo:
             data = output.get("data", {})
             if "image/png" in data:
                 self._keep_picture(cell, data["image/png"], is_inside=is_inside)
-            text = output.get("text") or data.get("text/plain", "")
+            text = output.get("text") or data.get("text/markdown") or data.get("text/plain", "")
             if output.output_type == "error":
                 text = "\n".join(output.traceback)
             elif "image/png" in data or not is_shown:
@@ -233,10 +243,8 @@ def main():
     finally:
         follower.close()
     seconds = time.monotonic() - demo.teller.started
-    from kale_magic import connect
-
     try:
-        run = connect()[follower.run_id] if follower.run_id else None
+        run = connect().run(follower.run_id) if follower.run_id else None
         if run is None:
             wrong.append("No run was submitted.")
         elif wrong and not run.is_over:
