@@ -123,6 +123,8 @@ class KaleMagics(Configurable):  # type: ignore[misc] # traitlets is not typed
             del run._ipython_display_  # type: ignore[attr-defined]
             if self.shell.execution_count != count:
                 raise NotImplementedError  # IPython goes on with the other ways to show it
+            if not self.is_rich:
+                print(run.name)  # a terminal has written Out[] already
 
         run._ipython_display_ = show_nothing  # type: ignore[attr-defined]
         return run

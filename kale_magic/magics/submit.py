@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from kale_magic.model.workflow import Workflow
 
 _SHOWN_NAMES = 4
+_OF_THE_TERMINAL = frozenset({
+    "_", "SHLVL", "PWD", "OLDPWD", "TERM", "COLORTERM", "COLUMNS", "LINES", "LS_COLORS", "PS1", "CLICOLOR",
+    "CLICOLOR_FORCE", "FORCE_COLOR", "PAGER", "GIT_PAGER", "GIT_EDITOR",
+})  # fmt: skip
 
 
 def submit(session: KaleMagics, request: Request) -> object:
@@ -115,7 +119,7 @@ def edges_of(plan: dataflow.Plan) -> list[tuple[str, str]]:
 
 def environment_note(left_out: Iterable[str]) -> str:
     """Return the sentence that says in which environment steps run, and what of the notebook's they don't get."""
-    names = list(left_out)
+    names = [name for name in left_out if name not in _OF_THE_TERMINAL]
     shown = ", ".join(names[:_SHOWN_NAMES]) + (f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else "")
     return f"Steps run with {sys.executable} and this notebook's environment" + (f", without {shown}." if names else ".")
 
