@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_SEES_ALL = frozenset({"exec", "globals", "locals", "vars", "get_ipython"})
+_BINDS = frozenset({"exec", "globals"})
+_BINDS_WITHOUT_ARGUMENTS = frozenset({"locals", "vars"})
+_SHELL_BINDS = frozenset({"push", "ex", "run_cell", "run_cell_magic", "safe_execfile"})
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
 
@@ -109,8 +111,11 @@ class Scan(ast.NodeVisitor):
 
     def visit_Call(self, node: ast.Call) -> None:
         """``exec`` and its kin may bind anything."""
-        if isinstance(node.func, ast.Name) and node.func.id in _SEES_ALL:
-            self.is_open = True
+        if isinstance(node.func, ast.Name):
+            is_bare = not node.args and node.func.id in _BINDS_WITHOUT_ARGUMENTS
+            self.is_open |= is_bare or node.func.id in _BINDS
+        elif isinstance(node.func, ast.Attribute) and node.func.attr in _SHELL_BINDS:
+            self.is_open |= ast.unparse(node.func.value) == "get_ipython()"
         self.generic_visit(node)
 
     # statements whose parts run in another order than they are written

@@ -113,6 +113,10 @@ def parse_cell(code: str) -> tuple[ast.Module, bool]:
 
 
 def _parse(text: str) -> ast.Module:
+    if "\0" in text:
+        before = text[: text.index("\0")]
+        place = (before.count("\n") + 1, len(before) - before.rfind("\n"))
+        raise SyntaxError("a null character stands in the cell", ("<cell>", *place, None))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # an invalid escape is the user's business, not an error here
         try:
