@@ -11,9 +11,11 @@ from __future__ import annotations
 import ctypes
 import sys
 import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import FrameType
 
 _set_async_exc = ctypes.pythonapi.PyThreadState_SetAsyncExc
@@ -73,11 +75,18 @@ class InterruptWindow:
         self._lock = threading.Lock()
         self._depth = 0
         self._thread_id = 0
+        self._is_shielded = False
+        self._is_asked = False
 
     @property
     def is_open(self) -> bool:
         """Whether the visitor's own code runs."""
         return self._depth > 0
+
+    @property
+    def is_shielded(self) -> bool:
+        """Whether an interrupt would wait for the thread to ask for it."""
+        return self._is_shielded
 
     @property
     def frames(self) -> list[FrameType]:
@@ -99,11 +108,31 @@ class InterruptWindow:
             try:
                 with self._lock:
                     self._depth = depth
+                    self._is_shielded = self._is_asked = False
                     if depth == 0:
                         _set_async_exc(self._thread_id, _NOTHING)
                 is_done = True
             except KeyboardInterrupt:  # delivered while closing: the code it was meant for is over
                 continue
+
+    @contextmanager
+    def shield(self) -> Iterator[None]:
+        """Let an interrupt wait for :meth:`check` or the end of this block, in code that must not break off anywhere."""
+        with self._lock:
+            self._is_shielded = True
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._is_shielded = False
+        self.check()
+
+    def check(self) -> None:
+        """Raise the ``KeyboardInterrupt`` that was asked for under a shield."""
+        with self._lock:
+            is_asked, self._is_asked = self._is_asked, False
+        if is_asked:
+            raise KeyboardInterrupt
 
     def interrupt(self, timeout_s: float = 2.0) -> str:
         """Send the interrupt: ``raised``, ``idle`` when the window is closed, ``stuck`` when that can't be told."""
@@ -123,4 +152,7 @@ class InterruptWindow:
             self._send()
 
     def _send(self) -> None:
+        if self._is_shielded:
+            self._is_asked = True
+            return
         _set_async_exc(self._thread_id, ctypes.py_object(KeyboardInterrupt))

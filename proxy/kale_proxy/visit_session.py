@@ -233,7 +233,7 @@ class VisitHost:
         deadline = time.monotonic() + _IMPORT_S
         while visit.is_busy and time.monotonic() < deadline:
             frames = visit.window.frames if visit.window.is_open else []
-            if frames and lock_holder(frames) is None:
+            if visit.window.is_shielded or (frames and lock_holder(frames) is None):
                 break
             await asyncio.sleep(_POLL_S / 4)
         return visit.window.interrupt()

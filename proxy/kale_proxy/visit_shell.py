@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from .visit_context import CURRENT, current
 from .visit_figures import forget_figures, prepare_formats, show_figures
+from .visit_namespace import is_private
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,8 +58,9 @@ def make_shell(visit: Visit, namespace: dict[str, Any], step_shell: Any) -> Any:
     finally:
         CURRENT.reset(token)
     atexit.unregister(shell.atexit_operations)
-    for name, value in step_shell.user_ns_hidden.items():
-        shell.user_ns_hidden.setdefault(name, value)
+    for name, value in step_shell.user_ns_hidden.copy().items():
+        if not is_private(name):  # _1, _ and the like hold the step's results
+            shell.user_ns_hidden.setdefault(name, value)
     visit.fill_namespace(shell)
     _register_magics(shell)
     shell.events.register("pre_execute", shell.prepare_cell)

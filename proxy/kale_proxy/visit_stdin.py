@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections import deque
 from typing import Any
 
+from .visit_context import current
+
 _TURN_S = 0.01
+_LET_OTHERS_S = 0.001
 
 
 class InputDesk:
@@ -34,6 +38,17 @@ class InputDesk:
         for stream in (sys.stdout, sys.stderr):
             if stream is not None:
                 stream.flush()
+        visit = current()
+        if visit is None:
+            answer = self._ask(kernel, prompt, ident, parent, is_password)
+        else:
+            with visit.window.shield():  # an interrupt amid this would leave the step's socket locked
+                answer = self._ask(kernel, prompt, ident, parent, is_password)
+        if answer == "\x04":
+            raise EOFError
+        return answer
+
+    def _ask(self, kernel: Any, prompt: str, ident: Any, parent: dict[str, Any], is_password: bool) -> str:
         client = bytes(ident[0] if isinstance(ident, list) else ident)
         box = self._boxes.setdefault(client, deque())
         with self._lock:
@@ -41,17 +56,15 @@ class InputDesk:
             box.clear()  # answers to a question that was given up
             content = {"prompt": prompt, "password": is_password}
             kernel.session.send(kernel.stdin_socket, "input_request", content, parent, ident=ident)
+        visit = current()
         while not box:
-            if self._lock.acquire(timeout=_TURN_S):
-                try:
-                    if not box and kernel.stdin_socket.poll(_TURN_S * 1000):
-                        self._sort_mail(kernel)
-                finally:
-                    self._lock.release()
-        answer = box.popleft()
-        if answer == "\x04":
-            raise EOFError
-        return answer
+            if visit is not None:
+                visit.window.check()
+            with self._lock:
+                if not box and kernel.stdin_socket.poll(_TURN_S * 1000):
+                    self._sort_mail(kernel)
+            time.sleep(_LET_OTHERS_S)  # a lock let go is taken again at once by the same thread
+        return box.popleft()
 
     def _sort_mail(self, kernel: Any) -> None:
         while True:
