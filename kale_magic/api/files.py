@@ -71,12 +71,14 @@ def load(folder: Path, name: str, *, where: str) -> object:
                 f"{folder} belongs to, or can be written by, another user: nothing is loaded from it.",
                 "Make it yours alone (chmod go-w), or copy the values in a way you trust.",
             )
+        if name not in (known := values.read_index(folder)):
+            raise UsageError(f"{where} has no value `{name}`.", f"It has: {', '.join(known)}." if known else "")
         return values.load(folder, name)
     except FileNotFoundError as exc:
         raise UsageError(f"{where} has left no values.", "A step hands on what its --outputs name.") from exc
     except values.ValueFileError as exc:
-        known = ", ".join(values.read_index(folder))
-        raise UsageError(f"{where}: {exc}.", f"It has: {known}." if known else "") from exc
+        way_out = "Run the cell that defines it here too." if "Can't get attribute" in str(exc) else ""
+        raise UsageError(f"{where}: {exc}.", way_out) from exc
 
 
 def _last_lines(stream: Any, count: int) -> bytes:

@@ -61,6 +61,18 @@ class Target:
         """Whether the step has ended for good."""
         return self.state in _FINAL
 
+    @property
+    def doing(self) -> str:
+        """``is waiting (waits for ...)``, ``has failed (...)``, ``was cancelled by the user``: what a sentence goes on with."""
+        if self.state == StepState.CANCELLED and self.reason.startswith("cancelled"):
+            return f"was {self.reason}"
+        verb = {"failed": "has failed", "completed": "has completed", "cancelled": "was cancelled"}
+        return verb.get(self.state, f"is {self.state}") + (f" ({self.reason})" if self.reason else "")
+
+    def __str__(self) -> str:
+        """Return ``RUN/fit[2]``, which names it from anywhere."""
+        return f"{self.run}/{self.label}"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scope:
@@ -82,7 +94,9 @@ class Scope:
 
 
 def find_run(client: Asks, name: str | None, scope: Scope) -> str:
-    """Return the id of a run: ``name`` itself, a beginning of it that only one run has, or the newest for None.
+    """Return the id of a run: ``name`` itself, the newest of a workflow of that name, the only one that begins so.
+
+    None is the newest in scope.
 
     Raises
     ------
@@ -96,9 +110,13 @@ def find_run(client: Asks, name: str | None, scope: Scope) -> str:
         if not runs:
             raise UnknownRunError(f"There is no run of {scope} yet.", "Start one with %kale_submit or: jupyter kale run.")
         return str(runs[0]["run"])
-    known = [str(run["run"]) for run in client.runs(None, 1000)]
+    runs = client.runs(None, 1000)
+    known = [str(run["run"]) for run in runs]
     if name in known:
         return name
+    of_workflow = [str(run["run"]) for run in [*scope.runs(client), *runs] if run.get("workflow") == name]
+    if of_workflow:
+        return of_workflow[0]
     matches = [run for run in known if run.startswith(name)]
     if len(matches) == 1:
         return matches[0]
@@ -214,7 +232,8 @@ def _newest_with(client: Asks, step: str, scope: Scope, *, is_acting: bool) -> T
         if not is_acting:
             return target
     if not found:
-        names = client.status(str(runs[0]["run"])).get("steps", {})
+        recent = [client.status(str(run["run"]))["steps"] for run in runs[:_SHOWN]]
+        names = dict.fromkeys(name for steps in recent for name in steps)
         raise UnknownStepError(f"No run of {scope} has a step {step}.", _suggest(step, names))
     live = [target for target in found if not target.is_final]
     if len(live) > 1:

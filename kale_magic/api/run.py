@@ -118,7 +118,7 @@ class Step:
 
     def __repr__(self) -> str:
         target = self.target()
-        return f"{target.run}/{target.label}: {target.state}{f' ({target.reason})' if target.reason else ''}"
+        return f"{target} {target.doing}"
 
     def target(self) -> Target:
         """Return where the step is and what it does, asked anew."""

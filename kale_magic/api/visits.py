@@ -96,7 +96,7 @@ class Visits:
                 on_wait(target)
             if time.monotonic() > deadline:
                 why = f" ({target.reason})" if target.reason else ""
-                raise TimeoutError(f"{target.label} is still {target.state} after {timeout:g} s{why}.")
+                raise TimeoutError(f"{target} is still {target.state} after {timeout:g} s{why}.")
             time.sleep(_POLL_S)
             target = where_in(self._client, target.run, target.step, target.point)
 
@@ -158,7 +158,7 @@ class Visits:
                 now = where_in(self._client, target.run, target.step, target.point)
                 if is_fresh or now.live != live:
                     _refuse_without_kernel(now)
-                    raise JobError(f"{target.label} can't be visited: {exc}", f"It is {now.state}.") from exc
+                    raise JobError(f"{now} {now.doing} and can't be visited: {exc}") from exc
             except TimeoutError as exc:
                 self._drop(key)  # ends its cell too: nobody waits for it any more
                 raise TimeoutError(f"{target.label}: the visitor's code was not done within {timeout} s; it was ended.") from exc
@@ -179,7 +179,7 @@ class Visits:
 
         reply = self.execute(target, code, on_message=collect, timeout=timeout)
         if reply.get("status") != "ok":
-            raise StepFailed(f"In {target.run}/{target.label}: {_error_of(reply)}")
+            raise StepFailed(f"In {target}: {_error_of(reply)}")
         return shown
 
     def pull(self, target: Target, names: Sequence[str]) -> list[Any]:
@@ -193,29 +193,28 @@ class Visits:
         bad = [name for name in names if not name.isidentifier()]
         if bad:
             raise UsageError(f"{bad[0]!r} is no name of a variable.", "Pull names, and compute here.")
-        where = f"{target.run}/{target.label}"
         if target.live is not None and target.kind not in _NO_KERNEL:
-            return self._pull_live(target, names, where)
+            return self._pull_live(target, names)
         folders = _output_folders(target)
-        rows = [[files.load(folder, name, where=where) for folder in folders] for name in names]
+        rows = [[files.load(folder, name, where=str(target)) for folder in folders] for name in names]
         return rows if _is_sweep(target) else [row[0] for row in rows]
 
     def variables(self, target: Target) -> list[dict[str, Any]]:
         """Return the variables of a running step, or the outputs of a finished one: name, type, shape, bytes."""
         if target.live is None:
             if not target.is_final:
-                raise UsageError(f"{target.label} is {target.state}: it has no variables yet.", target.reason)
+                raise UsageError(f"{target} {target.doing}: it has no variables yet.")
             return [{"name": name, **info} for name, info in files.saved(target.folder).items()]
         text = self._ask(target, "print(__import__('kale_proxy.look', fromlist=['_']).describe_json(globals()))")
         found: list[dict[str, Any]] = json.loads(text)
         return found
 
-    def _pull_live(self, target: Target, names: Sequence[str], where: str) -> list[Any]:
+    def _pull_live(self, target: Target, names: Sequence[str]) -> list[Any]:
         folder = live_folder(target) / f"pull-{uuid.uuid4().hex[:12]}"
         arguments = f"globals(), {list(names)!r}, {str(folder)!r}"
         try:
             self._ask(target, f"__import__('kale_proxy.look', fromlist=['_']).save({arguments})")
-            return [files.load(folder, name, where=where) for name in names]
+            return [files.load(folder, name, where=str(target)) for name in names]
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -259,22 +258,19 @@ def live_folder(target: Target) -> Path:
     """Return the folder of a step's kernel; raises UsageError if it has none now."""
     _refuse_without_kernel(target)
     if target.live is None:
-        why = f" ({target.reason})" if target.reason else ""
-        raise UsageError(f"{target.label} is {target.state}{why}: it has no kernel yet.")
+        raise UsageError(f"{target} {target.doing}: it has no kernel yet.")
     return target.live
 
 
 def _refuse_without_kernel(target: Target) -> None:
-    where = f"{target.run}/{target.label}"
     if target.kind in _NO_KERNEL:
-        raise UsageError(f"{where} is a {target.kind} step: it has no kernel.", f"See what it prints: %kale_logs {where}")
+        raise UsageError(f"{target} is a {target.kind} step: it has no kernel.", f"See what it prints: %kale_logs {target}")
     if target.is_final and target.state in _OVER:
-        why = f" ({target.reason})" if target.reason else ""
-        raise UsageError(f"{where} is {target.state}{why}: its kernel is gone.", f"See what it printed: %kale_logs {where}")
+        raise UsageError(f"{target} {target.doing}: its kernel is gone.", f"See what it printed: %kale_logs {target}")
     if target.is_final:
         names = list(files.saved(target.folder))
-        look = f"%kale_pull {where} {' '.join(names)}" if names else f"%kale_logs {where}"
-        raise UsageError(f"{where} is {target.state}: its kernel is gone.", f"Look at what it left: {look}")
+        look = f"%kale_pull {target} {' '.join(names)}" if names else f"%kale_logs {target}"
+        raise UsageError(f"{target} {target.doing}: its kernel is gone.", f"Look at what it left: {look}")
 
 
 def _is_sweep(target: Target) -> bool:
@@ -282,13 +278,10 @@ def _is_sweep(target: Target) -> bool:
 
 
 def _output_folders(target: Target) -> list[Path]:
-    where = f"{target.run}/{target.label}"
     if not target.is_final:
-        why = f" ({target.reason})" if target.reason else ""
-        raise UsageError(f"{where} is {target.state}{why}: it has no values yet.", f"Wait for it: %kale_wait {where}")
+        raise UsageError(f"{target} {target.doing}: it has no values yet.", f"Wait for it: %kale_wait {target}")
     if target.state in _OVER:
-        why = f" ({target.reason})" if target.reason else ""
-        raise UsageError(f"{where} is {target.state}{why}: it has left no outputs.", f"%kale_logs {where}")
+        raise UsageError(f"{target} {target.doing}: it has left no values.", f"See what it printed: %kale_logs {target}")
     if not _is_sweep(target):
         return [target.folder / "outputs"]
     numbers = sorted(int(folder.name) for folder in target.folder.iterdir() if folder.name.isdigit())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from kale_magic.api import files
-from kale_magic.api.find import find_step, one_job
+from kale_magic.api.find import one_job
 from kale_magic.errors import UsageError
 from kale_magic.magics.mistakes import named
 from kale_magic.magics.replay import Inline
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def attach(session: KaleMagics, request: Request) -> None:
     """Run the cell in the step's kernel and show all that it shows."""
     args = request.args
-    target = find_step(session.client, args.step, session.scope, is_acting=True)
+    target = session.find(args.step, is_acting=True)
     if target.live is None:
         target = one_job(session.client, target)
     inline = Inline(session)
@@ -28,11 +28,15 @@ def attach(session: KaleMagics, request: Request) -> None:
     mode = "main" if args.main else "write" if args.write else "visit"
     try:
         reply = session.visits.execute(
-            target, request.body, mode=mode, on_message=inline.message, on_input=_ask, on_note=inline.note
+            target,
+            request.body,
+            mode=mode,
+            on_message=inline.message,
+            on_input=_ask if session.can_ask else None,
+            on_note=inline.note,
         )
     except KeyboardInterrupt:
-        line = f"The visit was interrupted; {target.run}/{target.label} goes on."
-        raise named("KeyboardInterrupt", line) from None
+        raise named("KeyboardInterrupt", f"The visit was interrupted; {target} goes on.") from None
     if reply.get("status") != "ok":
         raise named(str(reply.get("ename") or "Aborted"), str(reply.get("evalue") or ""), inline.traceback)
 
@@ -46,14 +50,14 @@ def pull(session: KaleMagics, request: Request) -> None:
         raise UsageError(f"--as has {len(own)} names for {len(names)} values.", "Give one for each, in order.")
     if bad := [name for name in own if not name.isidentifier()]:
         raise UsageError(f"{bad[0]!r} is no name for a variable.")
-    target = find_step(session.client, args.step, session.scope)
+    target = session.find(args.step)
     if target.live is None and not target.is_final:
         target = one_job(session.client, target)
     values = session.visits.pull(target, names)
     session.shell.push(dict(zip(own, values, strict=True)))
     moment = f"{target.state}, as of now" if target.live is not None else target.state
     what = ", ".join(f"{name} ({_kind(value)})" for name, value in zip(own, values, strict=True))
-    print(f"{what}: from {target.run}/{target.label} ({moment})")
+    print(f"{what}: from {target} ({moment})")
 
 
 def variables(session: KaleMagics, request: Request) -> None:
@@ -61,9 +65,9 @@ def variables(session: KaleMagics, request: Request) -> None:
     from kale_magic.magics.tables import table
     from kale_magic.render.text import format_bytes
 
-    target = one_job(session.client, find_step(session.client, request.args.step, session.scope))
+    target = one_job(session.client, session.find(request.args.step))
     found = session.visits.variables(target)
-    title = f"{target.run}/{target.label} ({target.state})"
+    title = f"{target} ({target.state})"
     if not found:
         print(f"{title}: no variables." if target.live else f"{title}: it has left no values.")
         return
@@ -78,13 +82,12 @@ def resources(session: KaleMagics, request: Request) -> None:
     """Show what a step uses."""
     from kale_magic.magics.usage import usage_bundle
 
-    target = one_job(session.client, find_step(session.client, request.args.step, session.scope))
+    target = one_job(session.client, session.find(request.args.step))
     samples = files.samples(target.folder)
     if not samples:
-        why = f" ({target.reason})" if target.reason else ""
-        print(f"{target.run}/{target.label} is {target.state}{why}: no samples yet.")
+        print(f"{target} {target.doing}: there are no samples.")
         return
-    session.show(usage_bundle(samples, f"{target.run}/{target.label} ({target.state})"))
+    session.show(usage_bundle(samples, f"{target} ({target.state})"))
 
 
 def _ask(prompt: str, is_password: bool) -> str | None:

@@ -48,8 +48,7 @@ class Inline:
         if self._has_waited and self._session.is_rich:
             self._publisher.clear_output(wait=True)
         self._has_waited = True
-        why = f": {target.reason}" if target.reason else ""
-        print(f"{target.run}/{target.label} is {target.state}{why} ...", flush=True)
+        print(f"{target} {target.doing} ...", flush=True)
 
     def done_waiting(self) -> None:
         """Take the line of :meth:`waiting` away as soon as something else is shown."""

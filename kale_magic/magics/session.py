@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 from traitlets import Float, Unicode
 from traitlets.config import Configurable
 
+from kale_magic.errors import UnknownRunError, UnknownStepError
+
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
-    from kale_magic.api.find import Scope
+    from kale_magic.api.find import Scope, Target
     from kale_magic.api.run import Run
     from kale_magic.api.visits import Visits
     from kale_magic.client import Client
@@ -92,6 +94,32 @@ class KaleMagics(Configurable):  # type: ignore[misc] # traitlets is not typed
 
         workflow = self.declarations.workflow
         return Scope(workflow=workflow.name if workflow.steps else None, folder=self.folder)
+
+    def find(self, text: str, *, is_acting: bool = False) -> Target:
+        """Return the step that ``text`` means in this notebook.
+
+        Raises
+        ------
+        UsageError, UnknownStepError, UnknownRunError
+            As :func:`kale_magic.api.find.find_step`.
+        """
+        from kale_magic.api.find import find_step
+        from kale_magic.model.address import parse_address
+
+        try:
+            return find_step(self.client, text, self.scope, is_acting=is_acting)
+        except (UnknownStepError, UnknownRunError) as exc:
+            address = parse_address(text)
+            if address.run is None and address.step in self.declarations.workflow.steps:
+                way_out = f"Run it: %kale_submit --only {address.step}, or %kale_submit."
+                raise UnknownStepError(f"Step {address.step} is declared, but no run has it yet.", way_out) from exc
+            raise
+
+    @property
+    def can_ask(self) -> bool:
+        """Whether ``input()`` works here: not in a front end, or a run of all cells, that takes no answers."""
+        kernel = getattr(self.shell, "kernel", None)
+        return kernel is None or bool(getattr(kernel, "_allow_stdin", True))
 
     @property
     def is_rich(self) -> bool:

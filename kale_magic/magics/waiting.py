@@ -42,23 +42,23 @@ def wait_for_run(session: KaleMagics, run: str, timeout: float | None = None) ->
 
 def wait_for_step(session: KaleMagics, target: Target, timeout: float | None = None) -> Target:
     """Wait until a step has ended and return how it did; raises as :func:`wait_for_run`."""
-    where = f"{target.run}/{target.label}"
     deadline = None if timeout is None else time.monotonic() + timeout
     since = int(session.client.status(target.run)["seq"])
     with (
-        _interruptible(f"Stopped waiting; {where} goes on."),
+        _interruptible(f"Stopped waiting; {target} goes on."),
         session.client.events(since=since, run=target.run) as stream,
     ):
         target = where_in(session.client, target.run, target.step, target.point)
         while not target.is_final:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
-                raise TimeoutError(f"{where} is still {target.state} after {timeout:g} s.")
+                raise TimeoutError(f"{target} is still {target.state} after {timeout:g} s.")
             stream.next(1.0 if left is None else min(left, 1.0))
             target = where_in(session.client, target.run, target.step, target.point)
+    if session.client.status(target.run)["state"] != "running":
+        session.settle(target.run)
     if target.state not in _GOOD:
-        why = f": {target.reason}" if target.reason else ""
-        raise named("StepFailed" if target.state == "failed" else "JobCancelled", f"{where} is {target.state}{why}")
+        raise named("StepFailed" if target.state == "failed" else "JobCancelled", f"{target} {target.doing}")
     return target
 
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from kale_magic.api import files
-from kale_magic.api.find import Target, find_run, find_step, one_job, points_of, where_in
+from kale_magic.api.find import Target, find_run, one_job, points_of, where_in
 from kale_magic.api.run import bundle_of
 from kale_magic.errors import KaleError, UnknownRunError
 from kale_magic.magics.mistakes import named
@@ -58,7 +58,7 @@ def wait(session: KaleMagics, request: Request) -> None:
     timeout = request.args.timeout
     if target is not None:
         target = wait_for_step(session, target, timeout)
-        print(f"{target.run}/{target.label} {target.state}")
+        print(f"{target} {target.doing}")
         return
     print(text.run_line(wait_for_run(session, run, timeout)))
 
@@ -66,7 +66,7 @@ def wait(session: KaleMagics, request: Request) -> None:
 def logs(session: KaleMagics, request: Request) -> None:
     """Print what a step printed; of a sweep without a point, that of each point under a heading."""
     args = request.args
-    target = find_step(session.client, args.step, session.scope)
+    target = session.find(args.step)
     name = "job.sh" if args.script else "stderr.log" if args.stderr else "stdout.log"
     if args.follow and not args.script:
         _follow(session, one_job(session.client, target), name, args.tail)
@@ -75,17 +75,16 @@ def logs(session: KaleMagics, request: Request) -> None:
     for number in range(len(points)):
         job = where_in(session.client, target.run, target.step, number)
         print(f"==> {job.label} ({describe_point(points[number])}) <==")
-        _print_log(job, name, args.tail)
+        _print_log(session, job, name, args.tail)
     if not points:
-        _print_log(target, name, args.tail)
+        _print_log(session, target, name, args.tail)
 
 
 def stop(session: KaleMagics, request: Request) -> None:
     """Interrupt a step's code."""
-    target = one_job(session.client, find_step(session.client, request.args.step, session.scope, is_acting=True))
+    target = one_job(session.client, session.find(request.args.step, is_acting=True))
     session.client.stop(target.run, target.step, target.point)
-    where = f"{target.run}/{target.label}"
-    print(f"{where}: its code is interrupted; the kernel stays for a look: %%kale_attach {where}. End it: %kale_cancel {where}")
+    print(f"{target}: its code is interrupted; the kernel stays for a look: %%kale_attach {target}. End it: %kale_cancel {target}")
 
 
 def cancel(session: KaleMagics, request: Request) -> None:
@@ -95,7 +94,7 @@ def cancel(session: KaleMagics, request: Request) -> None:
         gone = session.client.cancel(target.run, target.step, target.point)
     else:
         gone = session.client.cancel(run)
-    where = f"{target.run}/{target.label}" if target is not None else run
+    where = target or run
     print(f"{where}: cancelled {', '.join(gone)}" if gone else f"{where}: nothing to cancel, it is over.")
 
 
@@ -121,7 +120,7 @@ def _run_or_step(session: KaleMagics, word: str | None, *, is_acting: bool = Fal
     if any(run["run"] == word for run in session.client.runs(None, 1000)):
         return word, None
     try:
-        target = find_step(session.client, word, session.scope, is_acting=is_acting)
+        target = session.find(word, is_acting=is_acting)
     except KaleError as no_step:
         try:
             return find_run(session.client, word, session.scope), None
@@ -140,12 +139,17 @@ def _edges(session: KaleMagics, found: dict[str, Any]) -> list[tuple[str, str]]:
         return []
 
 
-def _print_log(job: Target, name: str, tail: int | None) -> None:
+def _print_log(session: KaleMagics, job: Target, name: str, tail: int | None) -> None:
     shown = files.log(job.folder, name, tail)
     if shown:
         sys.stdout.write(shown if shown.endswith("\n") else shown + "\n")
     else:
         print(_nothing(job, name))
+    if job.state == "failed" and name != "job.sh":
+        step = session.client.status(job.run)["steps"][job.step]
+        error = (step if job.point is None else step["points"][str(job.point)]).get("error") or {}
+        if error.get("traceback"):
+            print("\n".join(error["traceback"]))
 
 
 def _follow(session: KaleMagics, target: Target, name: str, tail: int | None) -> None:
@@ -168,17 +172,13 @@ def _follow(session: KaleMagics, target: Target, name: str, tail: int | None) ->
                 return
             time.sleep(_FOLLOW_S)
     except KeyboardInterrupt:
-        message = f"Stopped following; {target.run}/{target.label} goes on."
-        raise named("KeyboardInterrupt", message) from None
+        raise named("KeyboardInterrupt", f"Stopped following; {target} goes on.") from None
 
 
 def _nothing(target: Target, name: str) -> str:
-    where = f"{target.run}/{target.label}"
-    why = f" ({target.reason})" if target.reason else ""
     if name == "job.sh":
-        return f"{where} is {target.state}{why}: it has no job script yet."
-    stream = "stderr" if name == "stderr.log" else "stdout"
-    return f"{where} is {target.state}{why}: it has printed nothing on {stream}."
+        return f"{target} {target.doing}: it has no job script yet."
+    return f"{target} {target.doing}: it has printed nothing on {name.removesuffix('.log')}."
 
 
 def _clock(run: dict[str, Any]) -> str:

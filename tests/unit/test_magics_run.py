@@ -164,7 +164,7 @@ def test_wait_for_a_step_ends_with_the_step(eos: Notebook) -> None:
     status = eos.client.add("first", {"relax": {"state": "running"}, "fit": {}})
     eos.client.changes = [lambda: status["steps"]["relax"].update(state="completed")]
     eos.run("%kale_wait relax")
-    assert "first/relax completed" in eos.text
+    assert "first/relax has completed" in eos.text
 
 
 def test_status_takes_the_newest_run_of_this_workflow(eos: Notebook) -> None:
