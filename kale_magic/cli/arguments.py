@@ -107,7 +107,7 @@ def _add_workflow_commands(commands: Any) -> None:
     export.add_argument("--format", choices=["kale"], default="kale", help="kale (the default)")
     load = _add(commands, "import", "workflow:load", "make a notebook of a workflow file")
     load.add_argument("file", metavar="FILE")
-    load.add_argument("-o", "--output", metavar="NOTEBOOK", required=True)
+    load.add_argument("-o", "--output", metavar="NOTEBOOK", required=True, help="the notebook to write")
     load.add_argument("--force", action="store_true", help="overwrite the notebook if there is one")
     check = _add(
         commands, "check", "workflow:check", "read a workflow and say what is wrong with it", json=True,

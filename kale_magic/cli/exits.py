@@ -9,6 +9,7 @@ from kale_magic.errors import (
     ConfigError,
     KaleError,
     ManagerError,
+    UnknownExecutorError,
     UnknownRunError,
     UnknownStepError,
     UsageError,
@@ -34,7 +35,7 @@ def code_of(error: BaseException) -> Exit:
     """Return the exit code of an error that a command ended with."""
     if isinstance(error, TimeoutError):
         return Exit.TIMEOUT
-    if isinstance(error, UsageError | UnknownRunError | UnknownStepError | ConfigError | OSError):
+    if isinstance(error, UsageError | UnknownRunError | UnknownStepError | UnknownExecutorError | ConfigError | OSError):
         return Exit.USAGE
     if isinstance(error, ManagerError):
         return Exit.UNREACHABLE

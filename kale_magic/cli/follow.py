@@ -10,7 +10,7 @@ from kale_magic.cli.console import Console, now, write
 from kale_magic.model.states import RunState, StepState
 from kale_magic.render.palette import mark
 from kale_magic.render.text import progress_line
-from kale_magic.render.words import one_line
+from kale_magic.render.view import told
 
 if TYPE_CHECKING:
     from kale_magic.api.find import Target
@@ -49,10 +49,9 @@ class Progress:
         if not is_told or self._said.get(label) == event.state:
             return
         self._said[label] = event.state
-        reason = one_line(event.data.get("reason") or "")
         sign = mark(event.state, is_ascii=self._console.is_ascii(sys.stderr))
         self.clear()
-        self._console.note(f"{sign} {label} {event.state}" + (f": {reason}" if reason else ""))
+        self._console.note(f"{sign} {label} {told(event.state, event.data.get('reason'))}")
 
     def show(self, status: dict[str, Any]) -> None:
         """Draw the bar again."""

@@ -66,6 +66,7 @@ def wait(arguments: argparse.Namespace, console: Console) -> int:
     """Wait for a run, or for a step."""
     from kale_magic.api.find import find_run, find_step
     from kale_magic.cli.follow import Progress, follow_run, wait_for_step
+    from kale_magic.render.view import told
 
     with Client.connect() as client:
         if is_run(client, arguments.what):
@@ -84,7 +85,7 @@ def wait(arguments: argparse.Namespace, console: Console) -> int:
     if console.is_json:
         console.data(step_object(step if target.point is None else step["points"][str(target.point)]))
     else:
-        console.say(f"{target.run}/{target.label} {target.state}" + (f": {target.reason}" if target.reason else ""))
+        console.say(f"{target.run}/{target.label} {told(target.state, target.reason)}")
     return Exit.OK if target.state in _GOOD else Exit.FAILED
 
 
@@ -146,12 +147,10 @@ def show_run(found: dict[str, Any], console: Console) -> None:
 
 def _jobs(client: Client, target: Target) -> list[Target]:
     """Return the target itself, or every point of a sweep."""
-    from kale_magic.api.find import points_of, where_in
+    from kale_magic.api.find import where_in
 
-    if target.point is not None:
-        return [target]
-    points = points_of(client, target.run, target.step)
-    return [where_in(client, target.run, target.step, number) for number in range(len(points))] or [target]
+    points = client.status(target.run)["steps"][target.step].get("points") if target.point is None else None
+    return [where_in(client, target.run, target.step, int(number)) for number in points or ()] or [target]
 
 
 def _print_log(job: Target, name: str, tail: int | None, console: Console) -> None:
@@ -161,7 +160,12 @@ def _print_log(job: Target, name: str, tail: int | None, console: Console) -> No
         text = files.log(job.folder, name, tail)
         write(sys.stdout, text if text.endswith("\n") or not text else text + "\n")
     else:
-        console.note(f"kale: {job.run}/{job.label} is {job.state}: it has no {name} yet.")
+        what = (
+            "it has no script"
+            if name == "job.sh"
+            else "it has printed nothing" + (" to stderr" if name == "stderr.log" else "")
+        )
+        console.note(f"kale: {job.run}/{job.label} is {job.state}: {what}.")
 
 
 def _follow_log(client: Client, job: Target, name: str, tail: int | None) -> int:

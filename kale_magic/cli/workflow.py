@@ -41,14 +41,16 @@ def read_workflow(name: str) -> tuple[Workflow, Path]:
 
         workflow = read_notebook(path)
     else:
-        from kale_magic.formats import native
+        from kale_magic.formats.native import read
 
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as exc:
-            raise UsageError(f"{name} can't be read: {getattr(exc, 'strerror', None) or exc}.") from exc
-        workflow = native.load(text, source=name)
+        workflow = read(path)
     return workflow, (path.resolve().parent / (workflow.directory or ".")).resolve()
+
+
+def refuse_empty(workflow: Workflow, name: str) -> None:
+    """Raise WorkflowError if a workflow has no step."""
+    if not workflow.steps:
+        raise WorkflowError(f"{name} declares no step.", "A step is a cell that begins with %%kale_step NAME.")
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
@@ -59,10 +61,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 
     try:
         workflow, folder = read_workflow(arguments.file)
-        if not workflow.steps:
-            raise WorkflowError(
-                f"{arguments.file} declares no step.", "A step is a cell that begins with %%kale_step NAME."
-            )
+        refuse_empty(workflow, arguments.file)
         plan = dataflow.resolve(workflow)
     except (WorkflowError, StepSyntaxError) as exc:  # the workflow's own fault, also where a step is unknown in it
         console.note(f"kale: {sentence(exc)}")
@@ -145,10 +144,11 @@ def _interrupted(client: Client, name: str, console: Console) -> int:
 
 def export(arguments: argparse.Namespace, console: Console) -> int:
     """Write a notebook's workflow as YAML."""
-    from kale_magic.formats import native
+    from kale_magic.formats.native import dump
 
     workflow, _ = read_workflow(arguments.file)
-    text = native.dump(workflow)
+    refuse_empty(workflow, arguments.file)
+    text = dump(workflow)
     if arguments.output == "-":
         write(sys.stdout, text)
     else:
@@ -183,10 +183,7 @@ def check(arguments: argparse.Namespace, console: Console) -> int:
     advice: list[str] = []
     try:
         workflow, folder = read_workflow(arguments.file)
-        if not workflow.steps:
-            raise WorkflowError(
-                f"{arguments.file} declares no step.", "A step is a cell that begins with %%kale_step NAME."
-            )
+        refuse_empty(workflow, arguments.file)
         advice = warnings_of(workflow, dataflow.resolve(workflow), folder)
     except (WorkflowError, StepSyntaxError) as exc:
         problem = exc

@@ -16,6 +16,7 @@ from kale_magic.render.view import (
     elapsed_s,
     format_duration,
     graph_of_status,
+    parse_time,
     reason_of,
 )
 from kale_magic.render.words import clip, columns, one_line, pad
@@ -236,5 +237,6 @@ def _counts(states: Iterable[object]) -> dict[str, int]:
 
 
 def _moment(text: object) -> str:
-    """Return an ISO time as ``2026-11-22 17:05:09`` in UTC."""
-    return str(text)[:19].replace("T", " ") if text else ""
+    """Return an ISO time as ``2026-11-22 17:05:09`` on the clock of the person who reads it."""
+    moment = parse_time(text)
+    return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S") if moment else ""

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from kale_magic.model.states import StepState
+from kale_magic.render.words import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -127,6 +128,12 @@ def reason_of(step: Mapping[str, Any]) -> str:
         if point.get("state") in {StepState.FAILED.value, StepState.LOST.value} and (inner := reason_of(point)):
             return f"point {number}: {inner}"
     return ""
+
+
+def told(state: str, reason: object) -> str:
+    """Return ``STATE: reason`` as one line, the state not said twice; the state alone where there is no reason."""
+    text = one_line(reason or "").removeprefix(f"{state}: ")
+    return f"{state}: {text}" if text and text != state else state
 
 
 def error_line(error: Mapping[str, Any] | str) -> str:
