@@ -37,6 +37,7 @@ IDLE_S = 30.0
 GRACE_S = 20.0
 STALLED_S = 10.0
 READY_S = 10.0
+ACCEPT_AGAIN_S = 0.5
 MAX_CONNECTIONS = 128
 VISITS_NAME = "visits.json"
 _LOG = logging.getLogger("kale_proxy.agent")
@@ -189,11 +190,12 @@ class Agent:
     def _inherit(self) -> None:
         """Take over the visits that an agent before this one left open; their clients have the usual grace."""
         try:
-            visits = json.loads((self.step.live / VISITS_NAME).read_bytes())
-        except (OSError, ValueError):
+            saved = json.loads((self.step.live / VISITS_NAME).read_bytes())
+            visits = {client_id: Visit(**fields) for client_id, fields in saved.items()}
+        except (OSError, ValueError, TypeError, AttributeError):  # none, or those of another version
             return
-        for client_id, fields in visits.items():
-            self._sessions[client_id] = Session(self.step, client_id, Visit(**fields), self._save_visits)
+        for client_id, visit in visits.items():
+            self._sessions[client_id] = Session(self.step, client_id, visit, self._save_visits)
             self._begin_grace(client_id)
 
     # -- what happens
@@ -206,7 +208,11 @@ class Agent:
         while True:
             try:
                 accepted, _ = listener.accept()
-            except OSError:  # nobody there any more, or no descriptor is free: the loop asks again
+            except BlockingIOError:
+                return
+            except OSError:  # no descriptor is free: they wait in the queue
+                self._loop.remove_reader(listener)
+                self._loop.call_later(ACCEPT_AGAIN_S, self._loop.add_reader, listener, self._accept, listener)
                 return
             accepted.setblocking(False)
             connection = Connection(self)
@@ -230,14 +236,9 @@ class Agent:
         moved_at = time.monotonic()
         while self._connections and time.monotonic() - moved_at < STALLED_S:
             for connection in list(self._connections):
-                session = connection.session
-                if session is not None and session.outlet is connection:
-                    session.pump()
-                if not connection.is_closed and (
-                    session is None or (not connection.is_blocked and session.is_drained())
-                ):
+                if not connection.is_closed and connection.is_drained():
                     connection.finish(last)
-                state = (connection.unsent_bytes(), session.cursor if session is not None else 0)
+                state = connection.progress()
                 if seen.get(connection) != state:
                     seen[connection] = state
                     moved_at = time.monotonic()

@@ -136,9 +136,16 @@ class Connection(asyncio.Protocol):
         self.is_closed = True
         self._transport.abort()
 
-    def unsent_bytes(self) -> int:
-        """Return how much of what was written the client has not taken."""
-        return self._transport.get_write_buffer_size()
+    def is_drained(self) -> bool:
+        """Tell whether everything there is for this client has been written, having written what can be."""
+        if self.session is None or self.session.outlet is not self:
+            return True
+        self.session.pump()
+        return not self.is_blocked and self.session.is_drained()
+
+    def progress(self) -> tuple[int, int]:
+        """Return two numbers that change as long as the client takes something."""
+        return self._transport.get_write_buffer_size(), self.session.cursor if self.session is not None else 0
 
     # -- handshake
 

@@ -119,6 +119,7 @@ class Session:
         self._unanswered: set[str] = set()
         self._running: str | None = None
         self._again: asyncio.Handle | None = None
+        self._is_at_end = False
         self._tasks: set[asyncio.Task[dict[str, Any]]] = set()
         self._opening = asyncio.Lock()
         self._reader = JournalReader(step.live)
@@ -213,7 +214,7 @@ class Session:
             if self.visit.subshell_id is not None:
                 parts = [json.dumps(header | {"subshell_id": self.visit.subshell_id}).encode(), *parts[1:]]
         self._link.send(message.channel, parts)
-        if message.channel is not Channel.STDIN:
+        if header["msg_type"].endswith("_request"):  # nothing answers a comm_msg or an input_reply
             self._unanswered.add(header["msg_id"])
 
     def _is_for_agent(self, channel: Channel, kind: str, header: dict[str, Any]) -> bool:
@@ -283,6 +284,7 @@ class Session:
         outlet = self.outlet
         if outlet is None or self._again is not None:
             return
+        self._is_at_end = False
         for number in [number for number in self._kept if number > self._sent]:
             if outlet.is_blocked:
                 return
@@ -293,12 +295,13 @@ class Session:
         batch = self._read()
         if frames := b"".join(self._frames(batch)):
             outlet.write(frames)
-        if sum(sum(map(len, record)) for _, record in batch) >= BATCH_BYTES:
+        self._is_at_end = sum(sum(map(len, record)) for _, record in batch) < BATCH_BYTES
+        if not self._is_at_end:
             self._again = asyncio.get_running_loop().call_soon(self._pump_again)  # others get their turn
 
     def is_drained(self) -> bool:
-        """Tell whether everything there is has been handed to the connection."""
-        return self._sent == self._replies and not self._read()
+        """Tell whether the last :meth:`pump` handed everything there was to the connection."""
+        return self._is_at_end and self._again is None
 
     def _pump_again(self) -> None:
         self._again = None

@@ -210,7 +210,10 @@ class Visitor:
         on_input: OnInput | None = None,
         timeout: float | None = None,
     ) -> dict[str, Any]:
-        """Wait for an execute request sent before, also by an earlier connection of this client id; as :meth:`execute`."""
+        """Wait for an execute request sent before, also by an earlier connection of this client id; as :meth:`execute`.
+
+        What it showed while something else was waited for on this connection is not shown again.
+        """
         self._replies.setdefault(msg_id, None)
         return self._wait(msg_id, on_message, on_input, _deadline(timeout), timeout)
 
@@ -250,10 +253,10 @@ class Visitor:
             kind, payload = self._stream.read(deadline)
             if kind is Kind.CONTROL and (answer := parse_json(payload)).get("id") == request_id:
                 return answer
-            self._handle(kind, payload)
+            self._sort(kind, payload, deadline)
 
     def close(self) -> None:
-        """End the visit: its cell, if one runs, is interrupted, and its names go. Never raises, never waits."""
+        """End the visit: its cell, if one runs, is interrupted, and its names go. Raises nothing, and waits a second at most."""
         with contextlib.suppress(AgentGone):
             self._stream.send(self._ack() + frame(Kind.BYE), time.monotonic() + 1.0)
         self._stream.fail(AgentGone("This visitor is closed."))
@@ -328,7 +331,11 @@ class Visitor:
 
     def _step(self, deadline: float, msg_id: str = "", on_input: OnInput | None = None) -> Output | None:
         """Take one frame; return it if it is an iopub message."""
-        kind, payload = self._stream.read(deadline)
+        return self._sort(*self._stream.read(deadline), deadline, msg_id, on_input)
+
+    def _sort(
+        self, kind: Kind, payload: bytes, deadline: float, msg_id: str = "", on_input: OnInput | None = None
+    ) -> Output | None:
         message = self._handle(kind, payload)
         if message is None:
             return None

@@ -6,6 +6,7 @@ other failure ends it, and every later use says why.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 import socket
@@ -36,8 +37,9 @@ if TYPE_CHECKING:
 
 _READ_BYTES = 256 << 10
 _RETRY_S = 0.02
+_LAST_WORDS_S = 0.05
 _MAX_WAIT_S = 86400.0  # poll(2) counts milliseconds in an int
-_SILENT = "its code may be in one long call that holds the interpreter"
+_SILENT = "its code may be in one long call that holds the interpreter, or the process is frozen"
 
 
 class Stream:
@@ -92,19 +94,22 @@ class Stream:
         """Return why the agent hung up, which it may have said before we noticed."""
         try:
             while True:
-                self.read(time.monotonic())
+                self.read(time.monotonic() + _LAST_WORDS_S)
         except AgentGone as why:
             return why
         except TimeoutError:
             return self.fail(AgentGone(f"The connection to the step's agent is broken ({exc})."))
 
     def _receive(self, deadline: float) -> bytes:
+        data = None
         try:
-            self._socket.settimeout(min(_MAX_WAIT_S, max(0.0005, deadline - time.monotonic())))
-            data = self._socket.recv(_READ_BYTES)
+            while data is None:
+                if (left := deadline - time.monotonic()) <= 0:  # also when frames come without an end
+                    raise TimeoutError
+                with contextlib.suppress(TimeoutError):
+                    self._socket.settimeout(min(_MAX_WAIT_S, left))
+                    data = self._socket.recv(_READ_BYTES)
         except TimeoutError:
-            if time.monotonic() < deadline:
-                return self._receive(deadline)
             raise
         except OSError as exc:
             raise self.fail(AgentGone(f"The connection to the step's agent is broken ({exc}).")) from exc

@@ -238,6 +238,24 @@ def test_timeout_leaves_the_cell_running_and_wait_takes_it_up(shared: Step) -> N
         assert shown.text() == "done\n"
 
 
+def test_timeout_holds_also_while_output_never_ends(kale_step: Step) -> None:
+    with kale_step.visit() as visitor:
+        with pytest.raises(TimeoutError):
+            visitor.execute("while True: print('x' * 1000, flush=True)", timeout=0.5)
+        visitor.interrupt()
+        assert visitor.wait(visitor.pending[0], timeout=20)["ename"] == "KeyboardInterrupt"
+
+
+def test_reply_that_comes_while_the_agent_is_asked_is_not_lost(shared: Step) -> None:
+    with shared.visit() as visitor:
+        with pytest.raises(TimeoutError):
+            visitor.execute("import time; time.sleep(0.3)", timeout=0.05)
+        (msg_id,) = visitor.pending
+        wait_until(lambda: not visitor.control("status")["waiting"])
+        visitor.control("status")
+        assert visitor.wait(msg_id, timeout=20)["status"] == "ok"
+
+
 def test_bare_subshell_is_not_interrupted_because_the_step_would_be(shared: Step) -> None:
     with running(shared), shared.visit() as visitor:
         answer = visitor.control("interrupt")

@@ -1,0 +1,303 @@
+"""A session without a kernel: what it does when the journal has let records go, or a client takes no more; and the watches."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import zmq
+
+from kale_proxy import doorbell, wire
+from kale_proxy.agent_session import MAX_KEPT_REPLIES, Hello, Session, Step
+from kale_proxy.journal import JournalWriter
+from kale_proxy.visitor import Visitor
+from kale_proxy.wire import Channel, Decoder, Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+CLIENT = "c" * 32
+OWN = json.dumps({"msg_id": "m", "session": CLIENT}).encode()
+OTHER = json.dumps({"msg_id": "m", "session": "d" * 32}).encode()
+
+
+class Taker:
+    """A client that takes ``room`` bytes and then no more."""
+
+    def __init__(self, room: float = float("inf")) -> None:
+        self.room = room
+        self.decoder = Decoder()
+        self.frames: list[tuple[Kind, bytes]] = []
+        self.errors: list[str] = []
+
+    @property
+    def is_blocked(self) -> bool:
+        return self.room <= 0
+
+    def write(self, data: bytes) -> None:
+        self.room -= len(data)
+        self.frames += self.decoder.feed(data)
+
+    def fail(self, code: str, sentence: str) -> None:
+        self.errors.append(code)
+
+    def seqs(self) -> list[int]:
+        return [wire.parse_message(payload).seq for kind, payload in self.frames if kind is Kind.MSG]
+
+
+@pytest.fixture
+def live() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="kas-", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+def hello(since: int | None = None, iopub: str = "all", replies: int = 0) -> Hello:
+    fields = {"client": CLIENT, "visit": {"mode": "main"}, "since": since, "iopub": iopub, "replies": replies}
+    return Hello.parse(fields)
+
+
+def in_session(live: Path, work: Callable[[Session], Any]) -> None:
+    """Run ``work(session)``, which may be a coroutine function, with a session whose kernel does not exist."""
+
+    async def main() -> None:
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        connection = {"transport": "ipc", "ip": str(live / "k"), "key": "k"}
+        connection |= {f"{name}_port": n for n, name in enumerate(("shell", "stdin", "control"))}
+        session = Session(Step(live, connection, context, os.getpid()), CLIENT, None, lambda: None)
+        try:
+            result = work(session)
+            if result is not None:
+                await result
+        finally:
+            session.cut()
+            context.destroy(0)
+
+    asyncio.run(main())
+
+
+def record(writer: JournalWriter, text: bytes = b"{}", parent: bytes = OWN) -> int:
+    return writer.append([b"topic", b"<IDS|MSG>", b"signature", b'{"msg_type":"stream"}', parent, b"{}", text])
+
+
+def test_records_that_are_no_longer_kept_are_told_as_a_gap(live: Path) -> None:
+    writer = JournalWriter(live, segment_bytes=0)
+    for _ in range(10):
+        record(writer)
+
+    def work(session: Session) -> None:
+        taker = Taker()
+        assert session.place(hello(since=2)) == {"seq": 2, "replies": 0}
+        session.attach(taker)
+        assert taker.frames[0][0] is Kind.GAP
+        assert json.loads(taker.frames[0][1]) == {"first": 3, "last": 6}
+        assert taker.seqs() == [7, 8, 9, 10]
+
+    in_session(live, work)
+
+
+def test_new_client_gets_only_new_messages_and_own_means_its_own(live: Path) -> None:
+    writer = JournalWriter(live)
+    record(writer)
+
+    def work(session: Session) -> None:
+        taker = Taker()
+        assert session.place(hello(iopub="own"))["seq"] == 1
+        session.attach(taker)
+        record(writer, parent=OTHER)
+        own = record(writer)
+        session.pump()
+        assert taker.seqs() == [own]
+
+    in_session(live, work)
+
+
+def test_numbers_of_another_life_are_cut_to_what_there_is(live: Path) -> None:
+    record(JournalWriter(live))
+
+    def work(session: Session) -> None:
+        assert session.place(hello(since=50, replies=9)) == {"seq": 1, "replies": 0}
+
+    in_session(live, work)
+
+
+def test_known_client_goes_on_after_what_it_acknowledged(live: Path) -> None:
+    writer = JournalWriter(live)
+    for _ in range(5):
+        record(writer)
+
+    def work(session: Session) -> None:
+        session.place(hello(since=0))
+        session.attach(Taker())
+        session.acknowledge(3, 0)
+        again = Taker()
+        assert session.place(hello())["seq"] == 3
+        session.attach(again)
+        assert again.seqs() == [4, 5]
+
+    in_session(live, work)
+
+
+def test_blocked_client_is_written_nothing_and_goes_on_where_it_stopped(live: Path) -> None:
+    writer = JournalWriter(live)
+    for _ in range(300):
+        record(writer, b"x" * 10_000)
+
+    async def work(session: Session) -> None:
+        taker = Taker(room=600_000)
+        session.place(hello(since=0))
+        session.attach(taker)
+        await asyncio.sleep(0.05)
+        taken = len(taker.frames)
+        assert 60 <= taken < 120
+        assert not session.is_drained()
+        session.pump()
+        assert len(taker.frames) == taken
+        taker.room = float("inf")
+        session.pump()
+        await asyncio.sleep(0.2)
+        assert taker.seqs() == list(range(1, 301))
+        assert session.is_drained()
+
+    in_session(live, work)
+
+
+def test_replies_are_numbered_kept_until_acknowledged_and_sent_again(live: Path) -> None:
+    def work(session: Session) -> None:
+        first = Taker()
+        session.place(hello())
+        session.attach(first)
+        for _ in range(3):
+            session._from_kernel(Channel.SHELL, [b"{}", OWN, b"{}", b"{}"])
+        assert first.seqs() == [1, 2, 3]
+        again = Taker()
+        assert session.place(hello(replies=1)) == {"seq": 0, "replies": 1}
+        session.attach(again)
+        assert first.errors == ["replaced"]
+        assert again.seqs() == [2, 3]
+        session.acknowledge(0, 3)
+        third = Taker()
+        session.place(hello(replies=1))
+        session.attach(third)
+        assert third.seqs() == []
+
+    in_session(live, work)
+
+
+def test_client_that_never_acknowledges_is_dropped(live: Path) -> None:
+    def work(session: Session) -> None:
+        taker = Taker()
+        session.place(hello())
+        session.attach(taker)
+        for _ in range(MAX_KEPT_REPLIES):
+            session._from_kernel(Channel.SHELL, [b"{}", OWN, b"{}", b"{}"])
+        assert taker.errors == []
+        session._from_kernel(Channel.SHELL, [b"{}", OWN, b"{}", b"{}"])
+        assert taker.errors == ["unacknowledged"]
+        assert len(session._kept) == MAX_KEPT_REPLIES
+
+    in_session(live, work)
+
+
+def test_visitor_does_not_wait_for_an_idle_that_is_lost(live: Path) -> None:
+    """The reply has come, and a GAP may have held the rest: waiting on would be for ever."""
+    (live / "kernel.json").write_text('{"key": "k"}')
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(live / "a"))
+    listener.listen()
+
+    def serve() -> None:
+        accepted, _ = listener.accept()
+        decoder, frames = Decoder(), list[tuple[Kind, bytes]]()
+
+        def next_frame() -> bytes:
+            while not frames:
+                frames.extend(decoder.feed(accepted.recv(1 << 16)))
+            return frames.pop(0)[1]
+
+        with accepted:
+            greeting = next_frame()
+            accepted.sendall(wire.json_frame(Kind.CHALLENGE, {"nonce": "n"}))
+            next_frame()
+            welcome = {"proof": wire.agent_proof(b"k", "n", greeting), "mode": "visit", "note": "", "resumed": False}
+            accepted.sendall(wire.json_frame(Kind.WELCOME, welcome | {"seq": 0, "replies": 0}))
+            request = wire.parse_message(next_frame())
+            reply = [b'{"msg_type":"execute_reply"}', request.parts[0], b"{}", b'{"status":"ok"}']
+            accepted.sendall(wire.message_frame(Channel.SHELL, 1, reply))
+            accepted.sendall(wire.json_frame(Kind.GAP, {"first": 1, "last": 9}))
+            accepted.recv(1)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    with listener, Visitor.connect(live) as visitor:
+        assert visitor.execute("1", timeout=10) == {"status": "ok"}
+        assert (visitor.lost, visitor.last_seq) == (9, 9)
+    thread.join(10)
+
+
+# -- the watches, with what Linux offers and without
+
+
+@pytest.mark.parametrize("has_inotify", [True, False])
+def test_folder_watch_rings_after_a_write(live: Path, monkeypatch: pytest.MonkeyPatch, has_inotify: bool) -> None:
+    if not has_inotify:
+        monkeypatch.setattr(doorbell, "_inotify", lambda folder: -1)
+
+    async def main() -> None:
+        rung = asyncio.Event()
+        watch = doorbell.FolderWatch(live, rung.set)
+        assert (watch._fd >= 0) is has_inotify
+        with (live / "file").open("wb", buffering=0) as file:
+            for _ in range(3):
+                await asyncio.sleep(0.05)
+                rung.clear()
+                file.write(b"x")
+                await asyncio.wait_for(rung.wait(), 5)
+        watch.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("has_pidfd", [True, False])
+def test_process_watch_sees_the_end_though_nobody_has_collected_it(
+    monkeypatch: pytest.MonkeyPatch, has_pidfd: bool
+) -> None:
+    if not has_pidfd:
+        monkeypatch.delattr(os, "pidfd_open")
+
+    async def main(process: subprocess.Popen[bytes]) -> None:
+        gone = asyncio.Event()
+        watch = doorbell.ProcessWatch(process.pid, gone.set)
+        await asyncio.sleep(0.3)
+        assert not gone.is_set()
+        process.kill()
+        await asyncio.wait_for(gone.wait(), 5)
+        watch.close()
+        process.wait()
+        late = asyncio.Event()
+        doorbell.ProcessWatch(process.pid, late.set)
+        await asyncio.wait_for(late.wait(), 5)
+
+    asyncio.run(main(subprocess.Popen(["sleep", "60"])))
+
+
+def test_zombie_does_not_count_as_running() -> None:
+    process = subprocess.Popen(["true"])
+    deadline = time.monotonic() + 10
+    while doorbell.is_running(process.pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert Path(f"/proc/{process.pid}").exists()
+    process.wait()
+    assert not doorbell.is_running(process.pid)
+    assert doorbell.is_running(os.getpid())
