@@ -59,7 +59,9 @@ class Document:
         except yaml.MarkedYAMLError as exc:
             mark = exc.problem_mark or exc.context_mark
             why = ", ".join(filter(None, (exc.problem, exc.context)))
-            raise self.error(f"this is no YAML: {why}.", (mark.line, mark.column) if mark else None) from exc
+            place = (mark.line, mark.column) if mark else None
+            hint = "YAML is indented by spaces, not by tabs." if place and _sign_at(text, place) == "\t" else ""
+            raise self.error(f"this is no YAML: {why}.", place, hint) from exc
         except (yaml.YAMLError, UnicodeError) as exc:
             raise self.error(f"this is no YAML text: {' '.join(str(exc).split())}.") from exc
 
@@ -68,9 +70,10 @@ class Document:
         where = f", line {place[0] + 1}, column {place[1] + 1}" if place else ""
         return FormatError(f"{self.source}{where}: {message}", hint)
 
-    def place(self, path: Sequence[str | int]) -> Place | None:
+    def place(self, path: Sequence[str | int]) -> Place:
         """Return line and column (from 0) of what stands at a path, or of the nearest thing around it."""
-        at, found = self.data, None
+        at: Any = self.data
+        found = (0, 0)
         for key in path:
             found = self._places.get((id(at), key), found)
             try:
@@ -140,3 +143,8 @@ class Document:
 
 def _place(event: Any) -> Place:
     return event.start_mark.line, event.start_mark.column
+
+
+def _sign_at(text: str, place: Place) -> str:
+    lines = text.split("\n")
+    return lines[place[0]][place[1] : place[1] + 1] if place[0] < len(lines) else ""

@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 
 from kale_magic.errors import WorkflowError
-from kale_magic.model.literals import decode_value, encode_value, from_literal, literal_or_text, parse_each, plain, to_literal
+from kale_magic.model.literals import (
+    decode_value,
+    encode_value,
+    from_literal,
+    literal_or_text,
+    parse_each,
+    plain,
+    to_literal,
+)
 
 VALUES = [
     None, True, 0, -3, 10**40, 1.5, -0.0, 1e300, 5e-324, math.inf, -math.inf, math.nan, 2j, complex(-0.0, 1), complex(1, -0.0),

@@ -28,7 +28,7 @@ def full_workflow() -> Workflow:
     """Return a workflow in which every field is set."""
     curve = Step(
         name="curve",
-        code="volumes = [metal]\n\tx \n\nenergies = 1\n",
+        code="volumes = [metal]\nif t:\n\tt = 0 \n\nenergies = 1\n",
         description="Energy against volume, $E(V)$.",
         after=("sh",),
         inputs=("sh.start",),
