@@ -144,11 +144,13 @@ class _Line:
             case Kind.CHOICE:
                 value = self.choice(option, text)
             case Kind.PAIRS:
-                value = {**old, **dict(self.parameter(option, word) for word in words)}
+                value = self.once(option, old, [self.parameter(option, word) for word in words])
             case Kind.ENV:
-                value = {**old, **{name: unquote(rest) for name, rest in (self.pair(option, word) for word in words)}}
+                pairs = [self.pair(option, word) for word in words]
+                value = self.once(option, old, [(name, unquote(rest)) for name, rest in pairs])
             case Kind.EACH:
-                value = (*old, *(self.axis(option, word, old) for word in words))
+                axes = [self.axis(option, word) for word in words]
+                value = tuple(self.once(option, {axis.name: axis for axis in old}, [(axis.name, axis) for axis in axes]).values())
             case _:
                 value = text
         setattr(self.found, option.attribute, value)
@@ -199,11 +201,17 @@ class _Line:
             raise self.error(f"{option.flag} {name}={text} is no Python literal.", hint)
         return name, value
 
-    def axis(self, option: Option, word: str, old: Sequence[Axis]) -> Axis:
+    def once(self, option: Option, old: dict[str, object], new: list[tuple[str, object]]) -> dict[str, object]:
+        found = dict(old)
+        for name, value in new:
+            if name in found:
+                raise self.error(f"{option.flag} has {name} twice.")
+            found[name] = value
+        return found
+
+    def axis(self, option: Option, word: str) -> Axis:
         name, text = self.pair(option, word)
         self.refuse_keyword(option, name)
-        if any(axis.name == name for axis in old):
-            raise self.error(f"{option.flag} sweeps {name} twice.")
         try:
             values = parse_each(text)
         except ValueError as exc:

@@ -139,7 +139,7 @@ def test_bad_edges_are_named(options, error, words):
 
 
 def test_an_unknown_step_in_after_has_a_suggestion():
-    with pytest.raises(UnknownStepError, match="names 'relx', which is no step.*Did you mean relax"):
+    with pytest.raises(UnknownStepError, match=r"names 'relx', which is no step.*Did you mean relax"):
         plan_of(step("relax"), step("b", after=("relx",)))
 
 
@@ -179,7 +179,7 @@ def test_open_cells_and_open_common_code_are_trusted():
 
 
 def test_common_code_itself_may_not_use_what_only_the_notebook_knows():
-    with pytest.raises(WorkflowError, match="The common code uses `np`.*known only to the notebook"):
+    with pytest.raises(WorkflowError, match=r"The common code uses `np`.*known only to the notebook"):
         plan_of(step("a"), common={"common": "def f(): return np.ones(3)\n"}, notebook_names={"np"})
 
 
@@ -189,7 +189,7 @@ def test_common_code_may_use_its_own_and_the_steps_names():
 
 
 def test_an_output_never_assigned_is_an_error_with_a_suggestion():
-    with pytest.raises(WorkflowError, match="--outputs energies, but.*never assigns `energies`.*Did you mean energy"):
+    with pytest.raises(WorkflowError, match=r"--outputs energies, but.*never assigns `energies`.*Did you mean energy"):
         plan_of(step("a", "energy = 1", outputs=("energies",)))
 
 
@@ -203,7 +203,7 @@ def test_an_output_may_be_a_parameter_an_input_or_changed_in_place():
 
 
 def test_a_step_that_uses_its_own_output_first_needs_another_producer():
-    with pytest.raises(WorkflowError, match="uses `x` .line 1. before it assigns it, and no other step outputs it"):
+    with pytest.raises(WorkflowError, match=r"uses `x` .line 1. before it assigns it, and no other step outputs it"):
         plan_of(step("a", "x = x + 1", outputs=("x",)))
 
 
@@ -250,7 +250,7 @@ def test_select(only, from_, to, made, chosen):
 
 def test_select_explains_what_is_missing():
     plan = plan_of(*DIAMOND)
-    with pytest.raises(WorkflowError, match="Step b needs `x` of step a.*not chosen.*Choose a too"):
+    with pytest.raises(WorkflowError, match=r"Step b needs `x` of step a.*not chosen.*Choose a too"):
         select(plan, only=["b"])
     with pytest.raises(UnknownStepError, match="--from names 'bb'"):
         select(plan, from_=["bb"])

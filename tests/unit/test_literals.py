@@ -49,13 +49,13 @@ def test_numpy_scalars_become_numbers():
 
 
 def test_a_value_without_literal_names_itself():
-    with pytest.raises(WorkflowError, match="n of step a is a object.*--outputs"):
+    with pytest.raises(WorkflowError, match=r"n of step a is a object.*--outputs"):
         encode_value(object(), "n of step a")
 
 
 @pytest.mark.parametrize("text", ["x", "f()", "[x]", "1 + 1", "{**a}", "open('f')", "set([1])", "__import__('os')", "'a' 'b' +", "(" * 500, "[" * 80 + "]" * 80])
 def test_what_is_no_literal_is_refused(text):
-    with pytest.raises(ValueError, match="literal|deep"):
+    with pytest.raises(ValueError, match=r"literal|deep"):
         from_literal(text)
 
 
