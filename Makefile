@@ -54,6 +54,7 @@ endef
 $(VENV)/.installed: pyproject.toml
 	$(call make_venv,$(VENV))
 	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]'
+	$(BIN)/python -m compileall -q kale_magic proxy/kale_proxy # pip does so for packages that are not editable
 	@touch $@
 
 $(BENCH)/.installed: Makefile

@@ -7,6 +7,7 @@ without `--peers FOLDER` (the `bin` folder of an environment that has papermill 
 from __future__ import annotations
 
 import argparse
+import compileall
 import os
 import shutil
 import sys
@@ -16,6 +17,9 @@ from pathlib import Path
 import own
 import peers as others
 from measure import machine_line, print_table
+
+import kale_magic
+import kale_proxy
 
 PARTS = ("steps", "chain", "attach", "imports", "manager")
 
@@ -36,6 +40,7 @@ def main():
 
     from kale_proxy.places import socket_dir
 
+    _compile()
     before = Path.cwd()
     try:
         (home / "work").mkdir()
@@ -59,6 +64,13 @@ def main():
     targets = sum(figure.target is not None for figure in figures)
     print(f"\n{targets - len(missed)} of {targets} targets met" + "".join(f"; missed: {figure.what}" for figure in missed))
     return 1 if missed else 0
+
+
+def _compile():
+    """Have the packages compiled, as pip leaves them for a user; an editable install does not."""
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    for folder in (Path(kale_magic.__file__).parent, Path(kale_proxy.__file__).parent):
+        compileall.compile_dir(folder, quiet=1)
 
 
 def _compare(figures, found):
