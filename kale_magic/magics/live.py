@@ -83,6 +83,7 @@ class LiveView:
 
     def _follow(self) -> None:
         try:
+            import kale_proxy.visitor  # noqa: F401 - so that the first %%kale_attach need not load it
             status = self._client.status(self.run)
             with self._client.events(since=int(status["seq"]), run=self.run) as stream:
                 while True:
