@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kale_magic.version import __version__
+
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
     from kale_magic.api import Run, Step, Workflow, connect
 
-__version__ = "0.1.0"
 __all__ = ["Run", "Step", "Workflow", "__version__", "connect", "load_ipython_extension"]
 
 

@@ -16,9 +16,10 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Self
 
-from kale_magic import __version__, config, protocol
+from kale_magic import config, protocol
 from kale_magic.errors import ManagerError, ManagerUnavailable, from_wire
 from kale_magic.model.events import Event
+from kale_magic.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

@@ -41,7 +41,7 @@ class Parser(argparse.ArgumentParser):
 
 def build_parser() -> Parser:
     """Return the parser of ``jupyter kale``; a parsed command has ``handler``, as ``module:function`` below this package."""
-    from kale_magic import __version__
+    from kale_magic.version import __version__
 
     parser = Parser(
         prog="jupyter kale",

@@ -18,7 +18,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from kale_magic import __version__, config, protocol
+from kale_magic import config, protocol
 from kale_magic.errors import KaleError, ManagerUnavailable
 from kale_magic.executors import registry
 from kale_magic.manager.lock import ManagerLock
@@ -27,6 +27,7 @@ from kale_magic.manager.server import Server
 from kale_magic.manager.service import Service
 from kale_magic.manager.store import SqliteStore
 from kale_magic.model.events import iso
+from kale_magic.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,12 +11,13 @@ import os
 import shutil
 from typing import TYPE_CHECKING, Any
 
-from kale_magic import __version__, protocol
+from kale_magic import protocol
 from kale_magic.errors import ManagerError, StoreError, UnknownStepError, UsageError
 from kale_magic.manager.submission import Submission
 from kale_magic.manager.views import run_line, run_object
 from kale_magic.model.run import Job, Verb
 from kale_magic.model.states import StepState
+from kale_magic.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping

@@ -10,8 +10,8 @@ import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from kale_magic import __version__
 from kale_magic.errors import SubmitError, UsageError
+from kale_magic.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
