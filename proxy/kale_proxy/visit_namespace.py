@@ -1,8 +1,9 @@
 """A visitor's names: a layer over the step's namespace that takes all writes, or passes them on.
 
 Reading falls through to the step's live namespace; a name that is assigned or deleted changes the
-visitor's layer only. It works as the globals of executed code because CPython looks a global up by
-``PyObject_GetItem`` when globals are not exactly a dict, and so honours ``__missing__``. With
+visitor's layer only. It works as the globals of functions because CPython looks a global up by
+``PyObject_GetItem`` when globals are not exactly a dict, and so honours ``__missing__``; for what class
+bodies take from globals by ``PyDict_GetItem``, :class:`StepBuiltins` comes in last. With
 :class:`WriteThrough` (a visit opened for writing) names go to the step, except those that IPython
 itself keeps in a namespace (``_``, ``Out``, ``In``, ...), which stay the visitor's.
 
@@ -11,6 +12,7 @@ Objects are not protected: ``data.append(1)`` changes the step's list.
 
 from __future__ import annotations
 
+import builtins
 import re
 import sys
 from typing import TYPE_CHECKING, Any
@@ -108,6 +110,26 @@ class Layer(dict[str, Any]):
         return self.copy() == other
 
     __hash__ = None
+
+
+class StepBuiltins(dict[str, Any]):
+    """The ``__builtins__`` of a layer: the step's names come before the true builtins.
+
+    Parameters
+    ----------
+    base : dict
+        The step's namespace; never written to.
+    """
+
+    def __init__(self, base: dict[str, Any]) -> None:
+        super().__init__(vars(builtins))  # C code finds ``__import__`` in the dict itself
+        self._base = base
+
+    def __getitem__(self, name: str) -> Any:
+        try:
+            return self._base[name]
+        except KeyError:
+            return vars(builtins)[name]
 
 
 class WriteThrough(Layer):

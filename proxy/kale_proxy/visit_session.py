@@ -17,7 +17,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 from .visit_interrupt import InterruptWindow, lock_holder, user_frames
-from .visit_namespace import Layer, WriteThrough
+from .visit_namespace import Layer, StepBuiltins, WriteThrough
 from .visit_shell import make_shell, release_shell
 from .visit_stdin import InputDesk
 
@@ -82,7 +82,8 @@ class Visit:
         shell.user_ns_hidden.update(names)
         if not self.writes:
             # looked up by C code in the dict itself, where __missing__ does not count
-            names |= {"__name__": "__main__", "__doc__": None, "__builtins__": builtins, "__builtin__": builtins}
+            names |= {"__name__": "__main__", "__doc__": None, "__builtin__": builtins}
+            names["__builtins__"] = StepBuiltins(shell.user_ns.base)
         for name, value in names.items():
             dict.__setitem__(shell.user_ns, name, value)
 

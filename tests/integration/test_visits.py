@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import time
 from typing import TYPE_CHECKING
@@ -238,8 +239,8 @@ def test_interrupt_ends_a_visitors_input_while_the_step_asks(own_kernel: Kernel)
 def test_a_bad_repr_in_a_visit_does_not_fail_the_step(kernel: Kernel) -> None:
     visitor = kernel.visit()
     kernel.begin("import time; time.sleep(.5); print('fine')")
-    reply, _ = visitor.run("class Bad:\n    def __repr__(self): raise ValueError('bad repr')\nBad()")
-    assert reply["status"] == "error"
+    _, seen = visitor.run("class Bad:\n    def __repr__(self): raise ValueError('bad repr')\nBad()")
+    assert "error" in seen.kinds
     assert kernel.end()[0]["status"] == "ok"
 
 
@@ -439,6 +440,7 @@ def busy(kernel: Kernel) -> Iterator[Visitor]:
 VALUES = {
     "functions": ("g(1), [alpha_step[q] + beta for q in range(3)], sf(1)", "(9, [6, 7, 8], 2)"),
     "class": ("class C:\n    a: int = 1\n    def m(self): return bool(super().__hash__()), g(1)\nC().m()", "(True, 9)"),
+    "class body": ("class C:\n    m = alpha_step[0]\n    n = beta\nC.m, C.n", "(1, 5)"),
     "await": ("import asyncio\nasync def h(): await asyncio.sleep(.01); return beta\nawait h()", "5"),
     "gather": ("import asyncio\nasync def h(): return beta\nr = await asyncio.gather(h(), h()); r", "[5, 5]"),
     "time": ("%time zz = alpha_step[0]\nzz", "1"),
@@ -505,7 +507,7 @@ def test_inspection_finds_the_steps_and_the_visitors(busy: Visitor) -> None:
 def test_a_traceback_shows_the_visitors_lines(busy: Visitor) -> None:
     reply, output = busy.run("def boom(): return 1 / 0\nboom()")
     assert reply["ename"] == "ZeroDivisionError"
-    assert "boom()" in "".join(reply["traceback"])
+    assert "boom()" in re.sub(r"\x1b\[[\d;]*m", "", "".join(reply["traceback"]))
     assert "__kale_show__" not in "".join(reply["traceback"])
     assert "error" in output.kinds
 

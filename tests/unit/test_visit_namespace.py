@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import builtins
-
 import pytest
 
-from kale_proxy.visit_namespace import Layer, WriteThrough, is_private
+from kale_proxy.visit_namespace import Layer, StepBuiltins, WriteThrough, is_private
 
 
 def run(code: str, namespace: Layer) -> None:
-    dict.update(namespace, __builtins__=builtins, __name__="visit")
+    dict.update(namespace, __builtins__=StepBuiltins(namespace.base), __name__="visit")
     exec(code, namespace, namespace)
 
 
@@ -70,9 +68,16 @@ def test_executed_code_reads_through_and_writes_to_the_layer(step: dict[str, obj
     run("def g():\n    global x\n    x = x + 1\n    return x\nr = g(); c = [x for _ in y]\nfor x in 'ab': pass", layer)
     assert (layer["r"], layer["c"], layer["x"], step["x"]) == (2, [2], "b", 1)
     step["y"] = [1, 2]
-    run("n = f(y)\nclass C: m = f(y)", layer)
-    assert (layer["n"], layer["C"].m) == (2, 2)
-    assert set(step) == {"x", "y", "f"}
+    run("n = f(y)\nclass C:\n    m = f(y)\n    x = x\n    class D: n = x", layer)
+    assert (layer["n"], layer["C"].m, layer["C"].x, layer["C"].D.n) == (2, 2, "b", "b")
+    run("import math\ne = eval('f(y) + sum([x for x in y])', globals(), {})", layer)
+    assert layer["e"] == 5
+    step["sum"] = lambda _: 7
+    run("class C: m = sum(y)\ndel x", layer)
+    assert (layer["C"].m, layer["x"]) == (7, 1)
+    with pytest.raises(NameError, match="nowhere"):
+        run("class C: m = nowhere", layer)
+    assert set(step) == {"x", "y", "f", "sum"}
 
 
 def test_write_through_passes_names_on_and_keeps_ipythons(step: dict[str, object]) -> None:
