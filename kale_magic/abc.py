@@ -150,7 +150,12 @@ class Executor(ABC):
     knows. Its order of duty: :meth:`enqueue` a job, let :meth:`take` choose it, let the manager store that it
     is about to be started, then :meth:`start` it. A job's life does not depend on the manager's: after a crash,
     :meth:`recover` is asked about every job that may have been started.
+
+    ``outlives_host`` says whether jobs go on when this machine loses power, as those of a batch system do. Then
+    an intent must be on the disk, not merely with the operating system, before the job is started.
     """
+
+    outlives_host: bool = True
 
     @abstractmethod
     async def open(self, sink: Callable[[Report], None]) -> None:

@@ -7,6 +7,7 @@ notebook was started, and doing it twice undoes setups such as conda's.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import os
@@ -15,6 +16,7 @@ import shlex
 import signal
 import subprocess
 import tempfile
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,6 +31,7 @@ DEADLINE_S = 60.0
 _SHELLS_OWN = frozenset({"_", "SHLVL", "PWD", "OLDPWD"})
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
 _FAILED = 97
+_KEPT = 64
 _FIND_MODULE = """\
 if ! type module >/dev/null 2>&1; then
   for __kale_file in "$MODULESHOME/init/bash" "$LMOD_PKG/init/bash" /etc/profile.d/modules.sh /etc/profile.d/lmod.sh /usr/share/lmod/lmod/init/bash; do
@@ -47,6 +50,41 @@ class Prepared:
     python: str
     variables: dict[str, str]
     key: str
+
+
+class Environments:
+    """Prepared environments, so that bash runs once per run and distinct environment.
+
+    Not once for all: the person may mend a setup file between two runs.
+    """
+
+    def __init__(self) -> None:
+        self._plain: dict[Environment, Prepared] = {}
+        self._by_shell: OrderedDict[tuple[str, Environment], asyncio.Task[Prepared]] = OrderedDict()
+
+    def at_once(self, environment: Environment) -> Prepared | None:
+        """Return it if no shell is needed."""
+        if needs_shell(environment):
+            return None
+        found = self._plain.get(environment)
+        if found is None:
+            if len(self._plain) >= _KEPT:
+                self._plain.clear()
+            found = self._plain[environment] = prepare(environment)
+        return found
+
+    async def by_shell(self, run: str, environment: Environment) -> Prepared:
+        """Let bash prepare it, in a thread; raises SubmitError as :func:`prepare`."""
+        key = (run, environment)
+        if key not in self._by_shell:
+            if len(self._by_shell) >= _KEPT:
+                self._by_shell.popitem(last=False)
+            self._by_shell[key] = asyncio.get_running_loop().create_task(asyncio.to_thread(prepare, environment))
+        try:
+            return await asyncio.shield(self._by_shell[key])
+        except SubmitError:
+            self._by_shell.pop(key, None)
+            raise
 
 
 def needs_shell(environment: Environment) -> bool:

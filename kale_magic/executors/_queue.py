@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from kale_magic.abc import QueueLine
+from kale_magic.errors import SubmitError
 from kale_magic.model.resources import format_memory
 from kale_magic.model.run import Demand
 
@@ -19,34 +20,63 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from kale_magic.abc import Ticket
+    from kale_magic.model.step import Step
 
 PATIENCE_S = 60.0
 
 
 @dataclass(slots=True)
 class Share:
-    """What a started job holds: its demand and the numbers of its gpus."""
+    """What a started job holds: its demand and its gpus."""
 
     ticket: Ticket
-    gpus: tuple[int, ...]
+    devices: tuple[str, ...]
 
 
 @dataclass(slots=True)
 class LocalQueue:
     """Waiting and started jobs of one machine, and what is left of it.
 
-    ``cpus``, ``memory_bytes`` and ``gpus`` are totals; gpus are numbered from 0.
+    ``cpus`` and ``memory_bytes`` are totals; ``devices`` are the gpus' names for CUDA_VISIBLE_DEVICES.
     """
 
     cpus: int
     memory_bytes: int
-    gpus: int = 0
+    devices: tuple[str, ...] = ()
     started: dict[str, Share] = field(default_factory=dict)
     _waiting: dict[Demand, OrderedDict[str, Ticket]] = field(default_factory=dict)  # by demand, in order
     _demands: dict[str, Demand] = field(default_factory=dict)
     _used: Demand = field(default_factory=lambda: Demand(0, 0, 0))
     _blocked: str | None = None  # the first job that does not fit
     _blocked_at: float = 0.0
+
+    def demand(self, step: Step) -> Demand:
+        """Return what each job of a step takes.
+
+        Raises
+        ------
+        SubmitError
+            The machine never has that much.
+        """
+        asked = step.resources
+        if (asked.nodes or 1) > 1:
+            what = f"Step `{step.name}` asks for {asked.nodes} nodes; the local executor has this machine only."
+            raise SubmitError(what, "Leave --nodes out.")
+        demand = Demand(max(1, (asked.cpus or 1) * (asked.ntasks or 1)), asked.memory_bytes or 0, asked.gpus or 0)
+        there = ""
+        if demand.cpus > self.cpus:
+            wanted, there, option = f"{demand.cpus} cores", str(self.cpus), "--cpus"
+        elif demand.gpus > len(self.devices):
+            wanted, there, option = f"{demand.gpus} gpus", str(len(self.devices) or "none"), "--gpus"
+        elif demand.memory_bytes > self.memory_bytes:
+            wanted, there, option = (
+                f"{format_memory(demand.memory_bytes)} of memory",
+                _readable(self.memory_bytes),
+                "--memory",
+            )
+        if there:
+            raise SubmitError(f"Step `{step.name}` asks for {wanted}; this machine has {there}.", f"Lower {option}.")
+        return demand
 
     def add(self, ticket: Ticket) -> None:
         """Take a job into the queue; jobs come in rising order of their number, or are put where they belong."""
@@ -97,7 +127,7 @@ class LocalQueue:
         if short == "cpus":
             return f"waits for {demand.cpus} of {self.cpus} cores"
         if short == "gpus":
-            return f"waits for {demand.gpus} of {self.gpus} gpus"
+            return f"waits for {demand.gpus} of {len(self.devices)} gpus"
         if short == "memory_bytes":
             return f"waits for {format_memory(demand.memory_bytes)} of {_readable(self.memory_bytes)} memory"
         blocked = self._demands.get(self._blocked or "")
@@ -135,7 +165,7 @@ class LocalQueue:
         used = self._used
         if used.cpus + asked.cpus > self.cpus:
             return "cpus"
-        if asked.gpus and used.gpus + asked.gpus > self.gpus:
+        if asked.gpus and used.gpus + asked.gpus > len(self.devices):
             return "gpus"
         if asked.memory_bytes and used.memory_bytes + asked.memory_bytes > self.memory_bytes:
             return "memory_bytes"
@@ -143,8 +173,8 @@ class LocalQueue:
 
     def _give(self, ticket: Ticket) -> None:
         asked, used = ticket.demand, self._used
-        taken = {number for share in self.started.values() for number in share.gpus} if asked.gpus else set()
-        free = [number for number in range(self.gpus) if number not in taken]
+        taken = {name for share in self.started.values() for name in share.devices} if asked.gpus else set()
+        free = [name for name in self.devices if name not in taken]
         self.started[ticket.uuid] = Share(ticket, tuple(free[: asked.gpus]))
         self._used = Demand(used.cpus + asked.cpus, used.memory_bytes + asked.memory_bytes, used.gpus + asked.gpus)
 

@@ -36,8 +36,11 @@ class Listener(Protocol):
     def said(self, supervisor: Supervisor, message: dict[str, Any]) -> None:
         """Take one thing it says."""
 
-    def disconnected(self, supervisor: Supervisor, reason: str) -> None:
-        """Take the end of the connection; ``reason`` is a sentence if it could not even be made, else empty."""
+    def disconnected(self, supervisor: Supervisor) -> None:
+        """Take the end of the connection."""
+
+    def unreachable(self, supervisor: Supervisor, reason: str) -> None:
+        """Take that it is not there, and why it could not be started; empty if that was not tried."""
 
 
 class Supervisor(asyncio.Protocol):
@@ -66,19 +69,19 @@ class Supervisor(asyncio.Protocol):
         self._process: subprocess.Popen[bytes] | None = None
         self._idle: asyncio.TimerHandle | None = None
 
-    async def connect(self, prepared: Prepared | None) -> bool:
+    async def connect(self, prepared: Prepared | None) -> str | None:
         """Connect; start it first if it is not there and ``prepared`` says in which environment.
 
-        Returns whether it is connected; if not, the listener has been told why.
+        Returns None when it is connected, else a sentence (empty if it was not to be started).
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + START_S
         pause = 0.002
         while True:
             if await self._try_connect():
-                return True
+                return None
             if prepared is None:
-                return False
+                return ""
             try:
                 if self._process is None:
                     self._launch(prepared)
@@ -91,10 +94,7 @@ class Supervisor(asyncio.Protocol):
             except (OSError, SubmitError) as exc:
                 self._process = None
                 words = exc.message if isinstance(exc, SubmitError) else f"{exc.strerror or exc} ({exc.filename})"
-                self._listener.disconnected(
-                    self, f"Python for the step's environment ({prepared.python}) could not be started: {words}"
-                )
-                return False
+                return f"Python for the step's environment ({prepared.python}) could not be started: {words}"
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, 0.05)
 
@@ -112,6 +112,11 @@ class Supervisor(asyncio.Protocol):
         """Hang up; what it runs goes on."""
         if self._transport is not None:
             self._transport.close()
+
+    def abort(self) -> None:
+        """Hang up at once, whatever is unsent."""
+        if self._transport is not None:
+            self._transport.abort()
 
     def close_when_idle(self, seconds: float) -> None:
         """Hang up if no job comes within some time; without a manager it ends by itself a while later."""
@@ -156,7 +161,7 @@ class Supervisor(asyncio.Protocol):
         if self._greeted is not None and not self._greeted.done():
             self._greeted.set_exception(ConnectionResetError("hung up before its greeting"))
         if was_open:
-            self._listener.disconnected(self, "")
+            self._listener.disconnected(self)
             asyncio.get_running_loop().call_later(1.0, self.reap)
 
     def _take(self, message: dict[str, Any]) -> None:

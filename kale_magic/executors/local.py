@@ -8,38 +8,39 @@ runs; a claim whose process is gone is a job that is lost; no claim is a job tha
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import signal
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from kale_magic.abc import Executor
-from kale_magic.errors import SubmitError
+from kale_magic.errors import KaleError, SubmitError
 from kale_magic.executors import _machine
-from kale_magic.executors._environment import Prepared, needs_shell, prepare
+from kale_magic.executors._environment import Environments
 from kale_magic.executors._fate import Fate, find_out
+from kale_magic.executors._fleet import Fleet
 from kale_magic.executors._folder import prepare_folder
+from kale_magic.executors._orphans import Orphans
 from kale_magic.executors._queue import LocalQueue
-from kale_magic.executors._supervisor import Supervisor, serve_command
-from kale_magic.model.resources import format_memory
-from kale_magic.model.run import Demand, Report, ReportKind
-from kale_proxy import procs
+from kale_magic.executors._supervisor import serve_command
+from kale_magic.model.run import Report, ReportKind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
-    from kale_magic.abc import Clock, Environment, QueueLine, Ticket
+    from kale_magic.abc import Clock, QueueLine, Ticket
     from kale_magic.config import Settings
+    from kale_magic.executors._environment import Prepared
+    from kale_magic.executors._supervisor import Supervisor
+    from kale_magic.model.run import Demand
     from kale_magic.model.step import Step
+    from kale_proxy.spec import JobSpec
 
 _log = logging.getLogger(__name__)
 _IDLE_S = 60.0  # a supervisor without jobs is let go after this; it then ends by itself
 _MAX_STARTS = 3
-_WATCH_S = 0.5
+_BEGIN_S = 60.0
 _GRACE_S = 2.0
-_RESCAN_TICKS = 10
 
 
 @dataclass(slots=True)
@@ -51,6 +52,13 @@ class _Job:
     is_sent: bool = False
     is_cancelled: bool = False
     starts: int = 0
+    deadline: asyncio.TimerHandle | None = None  # until which its supervisor must have answered
+
+    def has_begun(self) -> None:
+        """Note that its supervisor knows of it."""
+        if self.deadline is not None:
+            self.deadline.cancel()
+            self.deadline = None
 
 
 def create(settings: Settings, clock: Clock) -> LocalExecutor:
@@ -76,6 +84,8 @@ class LocalExecutor(Executor):
         How a supervisor is started.
     """
 
+    outlives_host = False  # a power cut ends the jobs too, and their claims and results are in the run's folder
+
     def __init__(
         self,
         folder: Path,
@@ -85,16 +95,12 @@ class LocalExecutor(Executor):
         max_gpus: int | None = None,
         command: Callable[[str, Path], list[str]] = serve_command,
     ) -> None:
-        self._folder, self._queue, self._clock, self._max_gpus, self._command = folder, queue, clock, max_gpus, command
+        self._queue, self._clock, self._max_gpus = queue, clock, max_gpus
         self._sink: Callable[[Report], None] = lambda _: None
         self._jobs: dict[str, _Job] = {}
-        self._supervisors: dict[str, Supervisor] = {}
-        self._connecting: dict[str, asyncio.Task[None]] = {}
-        self._prepared: dict[Environment, Prepared] = {}
-        self._preparing: dict[tuple[str, Environment], asyncio.Task[Prepared]] = {}
-        self._orphans: set[str] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._gpu_names: tuple[str, ...] = ()
+        self._environments = Environments()
+        self._fleet = Fleet(folder, self, command)
+        self._orphans = Orphans(self._fleet, self._settle)
         self._is_closed = False
 
     async def open(self, sink: Callable[[Report], None]) -> None:
@@ -104,47 +110,13 @@ class LocalExecutor(Executor):
     async def close(self) -> None:
         """Hang up everywhere; jobs go on."""
         self._is_closed = True
-        tasks = [*self._tasks, *self._connecting.values(), *self._preparing.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        for supervisor in self._supervisors.values():
-            supervisor.close()
-        await asyncio.sleep(0)
+        await self._fleet.close()
 
     async def check(self, step: Step) -> Demand:
         """Return what each job of a step takes; refuse what this machine can never give."""
-        asked = step.resources
-        if (asked.nodes or 1) > 1:
-            raise SubmitError(
-                f"Step `{step.name}` asks for {asked.nodes} nodes; the local executor has this machine only.",
-                "Leave --nodes out.",
-            )
-        if asked.gpus and not self._queue.gpus:
-            self._gpu_names = (await asyncio.to_thread(_machine.gpus))[: self._max_gpus]
-            self._queue.gpus = len(self._gpu_names)
-        demand = Demand(max(1, (asked.cpus or 1) * (asked.ntasks or 1)), asked.memory_bytes or 0, asked.gpus or 0)
-        words = {
-            "cores": (demand.cpus, self._queue.cpus, str(demand.cpus), str(self._queue.cpus), "--cpus"),
-            "gpus": (demand.gpus, self._queue.gpus, str(demand.gpus), str(self._queue.gpus or "none"), "--gpus"),
-        }
-        if demand.memory_bytes:
-            there = self._queue.memory_bytes
-            words["memory"] = (
-                demand.memory_bytes,
-                there,
-                format_memory(demand.memory_bytes),
-                f"{there / (1 << 30):.3g}GB",
-                "--memory",
-            )
-        for name, (wanted, available, wanted_text, available_text, option) in words.items():
-            if wanted > available:
-                thing = "of memory" if name == "memory" else name
-                raise SubmitError(
-                    f"Step `{step.name}` asks for {wanted_text} {thing}; this machine has {available_text}.",
-                    f"Lower {option}.",
-                )
-        return demand
+        if step.resources.gpus and not self._queue.devices:
+            self._queue.devices = (await asyncio.to_thread(_machine.gpus))[: self._max_gpus]
+        return self._queue.demand(step)
 
     def enqueue(self, ticket: Ticket) -> None:
         """Take a job into the queue."""
@@ -176,7 +148,7 @@ class LocalExecutor(Executor):
             self._queue.occupy(ticket)
             self._jobs[ticket.uuid] = _Job(ticket, is_sent=True)
         if self._jobs:
-            self._spawn(self._recover())
+            self._fleet.spawn(self._recover())
 
     def cancel(self, uuid: str) -> None:
         """End a started job with all its processes."""
@@ -185,12 +157,9 @@ class LocalExecutor(Executor):
             return
         job.is_cancelled = True
         if not job.is_sent:
-            self._finish(
-                job,
-                Report(ReportKind.ENDED, uuid, {"state": "cancelled", "reason": "cancelled by you before it began"}),
-            )
+            self._finish(job, _cancelled(uuid))
         elif uuid in self._orphans:
-            self._spawn(self._kill_orphan(job))
+            self._orphans.end(job.ticket.spec())
         else:
             self._tell(uuid, "cancel", grace_s=_GRACE_S)
 
@@ -217,7 +186,7 @@ class LocalExecutor(Executor):
             "cpus": self._queue.cpus,
             "memory_bytes": self._queue.memory_bytes,
             "used": asdict(used),
-            "supervisors": sum(supervisor.is_open for supervisor in self._supervisors.values()),
+            "supervisors": self._fleet.open_count,
         }
 
     # -- Listener: what supervisors say ------------------------------------------------------------------
@@ -234,6 +203,7 @@ class LocalExecutor(Executor):
             job = self._jobs[uuid]
             if uuid in known:
                 job.is_sent = True
+                job.has_begun()
                 self._sink(Report(ReportKind.RUNNING, uuid, known[uuid]))
                 self._sink(
                     Report(
@@ -245,7 +215,7 @@ class LocalExecutor(Executor):
                 if job.is_cancelled:
                     self._tell(uuid, "cancel", grace_s=_GRACE_S)
             elif job.is_sent:
-                self._settle(job)
+                self._settle(uuid)
             else:
                 self._send(job)
 
@@ -258,59 +228,63 @@ class LocalExecutor(Executor):
         if job is None:
             return
         if kind == "running":
+            job.has_begun()
             self._sink(Report(ReportKind.RUNNING, uuid, message))
         elif kind == "state":
             self._sink(Report(ReportKind.STATE, uuid, message))
         elif kind == "ended" and isinstance(message.get("result"), dict):
             self._finish(job, Report(ReportKind.ENDED, uuid, message["result"]))
         elif kind == "refused":
-            self._settle(job, refusal=str(message.get("reason") or "the supervisor refused it"))
+            self._settle(uuid, refusal=str(message.get("reason") or "the supervisor refused it"))
 
-    def disconnected(self, supervisor: Supervisor, reason: str) -> None:
-        """See what became of the jobs of a supervisor that hung up or could not be started."""
+    def disconnected(self, supervisor: Supervisor) -> None:
+        """Try once to talk to a supervisor again that hung up: it may have been the connection alone."""
         if self._is_closed:
             return
-        if not reason and supervisor.jobs:  # it may have been the connection alone
-            self._connect(supervisor, None)
-            return
-        self._drop(supervisor, reason)
+        if supervisor.jobs:
+            self._fleet.connect(supervisor, None)
+        else:
+            self._fleet.forget(supervisor)
+
+    def unreachable(self, supervisor: Supervisor, reason: str) -> None:
+        """Look in their folders for the jobs of a supervisor that is gone; fail those it was to be started for."""
+        self._fleet.forget(supervisor)
+        for uuid in list(supervisor.jobs):
+            job = self._jobs[uuid]
+            supervisor.jobs.discard(uuid)
+            job.supervisor = None
+            self._settle(uuid, refusal="" if job.is_sent else reason)
 
     # -- how ---------------------------------------------------------------------------------------------
 
     def _launch(self, job: _Job) -> None:
         job.is_sent = False
-        environment = job.ticket.environment()
-        if needs_shell(environment):
-            self._spawn(self._prepare_and_hand_over(job, environment))
-            return
-        prepared = self._prepared.get(environment)
-        if prepared is None:
-            prepared = self._prepared[environment] = prepare(environment)
-        self._hand_over(job, prepared)
-
-    async def _prepare_and_hand_over(self, job: _Job, environment: Environment) -> None:
-        """Let bash make the environment, once per run: a later run may find a mended setup file."""
-        key = (job.ticket.run, environment)
-        if key not in self._preparing:
-            self._preparing[key] = asyncio.get_running_loop().create_task(asyncio.to_thread(prepare, environment))
         try:
-            prepared = await asyncio.shield(self._preparing[key])
+            prepared = self._environments.at_once(job.ticket.environment())
+        except KaleError as exc:
+            self._refuse(job, exc.message)
+            return
+        if prepared is None:
+            self._fleet.spawn(self._prepare_and_hand_over(job))
+        else:
+            self._hand_over(job, prepared)
+
+    async def _prepare_and_hand_over(self, job: _Job) -> None:
+        try:
+            prepared = await self._environments.by_shell(job.ticket.run, job.ticket.environment())
         except SubmitError as exc:
-            self._preparing.pop(key, None)
-            self._finish(job, Report(ReportKind.REFUSED, job.ticket.uuid, {"reason": exc.message}))
+            self._refuse(job, exc.message)
             return
         if job.ticket.uuid in self._jobs:  # it may have been cancelled meanwhile
             self._hand_over(job, prepared)
 
     def _hand_over(self, job: _Job, prepared: Prepared) -> None:
-        supervisor = self._supervisors.get(prepared.key)
-        if supervisor is None:
-            supervisor = self._supervisors[prepared.key] = Supervisor(self._folder / prepared.key, self, self._command)
+        supervisor = self._fleet.get(prepared.key)
         self._give_to(job, supervisor)
         if supervisor.is_open:
             self._send(job)
         else:
-            self._connect(supervisor, prepared)
+            self._fleet.connect(supervisor, prepared)
 
     def _give_to(self, job: _Job, supervisor: Supervisor) -> None:
         if job.supervisor is not None:
@@ -325,52 +299,61 @@ class LocalExecutor(Executor):
             reason = f"it was handed over {_MAX_STARTS} times and never began"
             self._finish(job, Report(ReportKind.LOST, uuid, {"reason": reason}))
             return
-        spec = job.ticket.spec()
-        if gpus := self._queue.started[uuid].gpus:
-            names = [self._gpu_names[number] for number in gpus]
-            numbers = tuple(int(name) if name.isdigit() else number for number, name in zip(gpus, names, strict=True))
-            spec = replace(
-                spec,
-                limits=replace(spec.limits, gpus=numbers),
-                env={**spec.env, "CUDA_VISIBLE_DEVICES": ",".join(names)},
-            )
-        text = spec.to_json()
         try:
+            spec = _with_devices(job.ticket.spec(), self._queue.started[uuid].devices)
+            text = spec.to_json()
             prepare_folder(spec, text, job.ticket.environment())
         except OSError as exc:
-            reason = f"the step's folder {spec.folder} can't be written: {exc.strerror or exc}"
-            self._finish(job, Report(ReportKind.REFUSED, uuid, {"reason": reason}))
+            self._refuse(job, f"the step's folder can't be written: {exc.strerror or exc} ({exc.filename})")
+            return
+        except KaleError as exc:
+            self._refuse(job, exc.message)
             return
         assert job.supervisor is not None
         job.is_sent = True
         job.supervisor.send_start(text.replace("\n", ""))  # line breaks inside strings are escaped, these are layout
+        job.deadline = asyncio.get_running_loop().call_later(_BEGIN_S, self._distrust, job.supervisor)
 
-    def _settle(self, job: _Job, refusal: str = "") -> None:
-        """Act on what the job's folder says, when its supervisor knows nothing of it or will not have it."""
-        uuid, found = job.ticket.uuid, find_out(job.ticket.spec())
+    def _refuse(self, job: _Job, reason: str) -> None:
+        self._finish(job, Report(ReportKind.REFUSED, job.ticket.uuid, {"reason": reason}))
+
+    def _distrust(self, supervisor: Supervisor) -> None:
+        """Hang up on a supervisor that does not answer a start; its jobs are then looked for."""
+        _log.warning("supervisor %s has not answered within %g s", supervisor.key, _BEGIN_S)
+        supervisor.abort()
+
+    def _settle(self, uuid: str, refusal: str = "") -> None:
+        """Act on what a job's folder says, when no supervisor knows of it or one will not have it."""
+        job = self._jobs.get(uuid)
+        if job is None or (uuid in self._orphans and job.supervisor is not None):
+            self._orphans.discard(uuid)
+            return
+        try:
+            spec = job.ticket.spec()
+        except KaleError as exc:  # the run was stored by another version of Kale
+            self._refuse(job, exc.message)
+            return
+        found = find_out(spec)
         if found.fate is Fate.OVER:
             self._finish(job, Report(ReportKind.ENDED, uuid, found.data))
         elif found.fate is Fate.ALIVE:
             if uuid not in self._orphans:
                 self._orphans.add(uuid)
                 self._sink(Report(ReportKind.RUNNING, uuid, {"pid": found.data.get("pid")}))
-                self._watch_orphans()
-            if job.is_cancelled:
-                self._spawn(self._kill_orphan(job))
+                if job.is_cancelled:
+                    self._orphans.end(spec)
         elif found.fate is Fate.GONE:
             self._finish(job, Report(ReportKind.LOST, uuid, found.data))
         elif refusal:
-            self._finish(job, Report(ReportKind.REFUSED, uuid, {"reason": refusal}))
+            self._refuse(job, refusal)
         elif job.is_cancelled:
-            self._finish(
-                job,
-                Report(ReportKind.ENDED, uuid, {"state": "cancelled", "reason": "cancelled by you before it began"}),
-            )
+            self._finish(job, _cancelled(uuid))
         else:
             self._launch(job)
 
     def _finish(self, job: _Job, report: Report) -> None:
         uuid = job.ticket.uuid
+        job.has_begun()
         self._queue.free(uuid)
         self._jobs.pop(uuid, None)
         self._orphans.discard(uuid)
@@ -386,84 +369,22 @@ class LocalExecutor(Executor):
         if job is not None and job.supervisor is not None and job.supervisor.is_open:
             job.supervisor.send({"op": op, "uuid": uuid, **fields})
 
-    def _connect(self, supervisor: Supervisor, prepared: Prepared | None) -> None:
-        if supervisor.key not in self._connecting:
-            task = asyncio.get_running_loop().create_task(self._connect_or_drop(supervisor, prepared))
-            self._connecting[supervisor.key] = task
-
-    async def _connect_or_drop(self, supervisor: Supervisor, prepared: Prepared | None) -> None:
-        try:
-            is_connected = await supervisor.connect(prepared)
-        finally:
-            del self._connecting[supervisor.key]
-        if not is_connected and prepared is None:
-            self._drop(supervisor, "")
-
-    def _drop(self, supervisor: Supervisor, reason: str) -> None:
-        """Forget a supervisor; its jobs are looked for elsewhere, those it was to be started for fail with ``reason``."""
-        if self._supervisors.get(supervisor.key) is supervisor:
-            del self._supervisors[supervisor.key]
-        for uuid in list(supervisor.jobs):
-            job = self._jobs[uuid]
-            supervisor.jobs.discard(uuid)
-            job.supervisor = None
-            self._settle(job, refusal="" if job.is_sent else reason)
-
     async def _recover(self) -> None:
-        await self._scan()
-        for job in list(self._jobs.values()):
+        await self._fleet.scan()
+        for uuid, job in list(self._jobs.items()):
             if job.supervisor is None and job.is_sent:
-                self._settle(job)
+                self._settle(uuid)
 
-    async def _scan(self) -> None:
-        """Connect to every supervisor that is there."""
-        found = []
-        for path in sorted(self._folder.glob("*/s")):
-            key = path.parent.name
-            known = self._supervisors.get(key)
-            if known is None:
-                supervisor = Supervisor(path.parent, self, self._command)
-                self._supervisors[key] = supervisor
-                self._connect(supervisor, None)
-            if key in self._connecting:
-                found.append(self._connecting[key])
-        await asyncio.gather(*found, return_exceptions=True)
 
-    def _watch_orphans(self) -> None:
-        if not any(task.get_name() == "orphans" for task in self._tasks):
-            self._spawn(self._orphan_loop(), name="orphans")
+def _with_devices(spec: JobSpec, devices: tuple[str, ...]) -> JobSpec:
+    """Give a job its gpus: by number where the system numbers them, by name where they have names."""
+    if not devices:
+        return spec
+    numbers = tuple(int(name) for name in devices if name.isdigit())
+    return replace(
+        spec, limits=replace(spec.limits, gpus=numbers), env={**spec.env, "CUDA_VISIBLE_DEVICES": ",".join(devices)}
+    )
 
-    async def _orphan_loop(self) -> None:
-        """Look after jobs whose supervisor is gone, until they end or a supervisor turns up that knows them."""
-        tick = 0
-        while self._orphans:
-            await asyncio.sleep(_WATCH_S)
-            tick += 1
-            if tick % _RESCAN_TICKS == 0:
-                await self._scan()
-            for uuid in list(self._orphans):
-                job = self._jobs.get(uuid)
-                if job is None or job.supervisor is not None:
-                    self._orphans.discard(uuid)
-                else:
-                    self._settle(job)
 
-    async def _kill_orphan(self, job: _Job) -> None:
-        """End the process tree of a job that has no supervisor to do it."""
-        pid = find_out(job.ticket.spec()).data.get("pid")
-        if not isinstance(pid, int):
-            return
-        for signum in (signal.SIGTERM, signal.SIGKILL):
-            with contextlib.suppress(OSError):
-                procs.send(procs.tree(pid, job.ticket.uuid), signum)
-            await asyncio.sleep(_GRACE_S)
-
-    def _spawn(self, work: Coroutine[Any, Any, None], name: str | None = None) -> None:
-        task = asyncio.get_running_loop().create_task(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("a task of the local executor failed", exc_info=error)
+def _cancelled(uuid: str) -> Report:
+    return Report(ReportKind.ENDED, uuid, {"state": "cancelled", "reason": "cancelled by you before it began"})

@@ -1,7 +1,7 @@
 """A run as what its jobs need: from the stored body of a run to the specification and environment of one job.
 
 The body holds the workflow as submitted and what was worked out then (parents, bindings, demands), so that a run
-that is taken up by a later manager goes on exactly as it was begun. Pure but for nothing: no file is touched.
+that is taken up by a later manager goes on exactly as it was begun. No file is touched.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class RunContext:
         self.record = record
         self._load = environment
         self.steps = {item["name"]: StepBody.from_json(item) for item in record.body["steps"]}
-        self._environments: dict[str, Environment] = {}
+        self._environments: dict[tuple[object, ...], Environment] = {}
         self._points: dict[str, list[dict[str, object]]] = {}
         self._gathered: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {}
 
@@ -121,12 +121,11 @@ class RunContext:
 
     def environment(self, name: str) -> Environment:
         """Return where a step's code runs; equal ones are the same object within a run."""
-        found = self._environments.get(name)
+        asked = self.workflow.steps[name].resources
+        added = (asked.modules, asked.setup, asked.env)
+        found = self._environments.get(added)
         if found is None:
-            asked = self.workflow.steps[name].resources
-            fresh = Environment(self.record.python, self._environ, asked.modules, asked.setup, asked.env)
-            found = next((other for other in set(self._environments.values()) if other == fresh), fresh)
-            self._environments[name] = found
+            found = self._environments[added] = Environment(self.record.python, self._environ, *added)
         return found
 
     def spec(self, name: str, point: int | None, attempt: int, uuid: str) -> JobSpec:

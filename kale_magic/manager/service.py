@@ -231,7 +231,7 @@ class Service:
         self._choose()
         batch = self._batch
         batch.jobs = list(self._jobs.values())
-        batch.is_intent = bool(self._starts or self._commands)
+        batch.is_intent = any(executor.outlives_host for executor, _ in self._starts)
         if batch.jobs or batch.runs or batch.events:
             try:
                 self.store.write(batch)

@@ -2,8 +2,9 @@
 
 WAL with ``locking_mode=EXCLUSIVE`` keeps the index in memory instead of a shared file, which network file
 systems can't do (sqlite.org/wal.html, "Use of WAL Without Shared-Memory"); it also keeps a second manager out.
-A batch is one transaction. ``synchronous`` is FULL for batches that a deed follows and NORMAL for the others:
-those survive a killed manager all the same, and after a power cut nothing that they tell of is alive anyway.
+A batch is one transaction. ``synchronous`` is FULL for new runs and for intents that outlive this machine, and
+NORMAL for the rest: that survives a killed manager all the same, and what a power cut could take from it is in
+the run folders, whose results and claims are read again. It is what keeps a hop between two local steps short.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from kale_magic.executors import registry
 from kale_magic.manager.context import StepBody
 from kale_magic.manager.runfolder import fill_run_folder, make_run_folder
 from kale_magic.model.codec import workflow_from_dict, workflow_to_dict
-from kale_magic.model.dataflow import resolve, select
+from kale_magic.model.dataflow import resolve, select, wanted_by
 from kale_magic.model.environment import clean_environment
 from kale_magic.model.events import iso
 from kale_magic.model.literals import from_literal
@@ -67,7 +67,7 @@ class Submission:
         if not workflow.steps:
             raise WorkflowError(f"The workflow {workflow.name} has no steps.", "Declare one with %%kale_step.")
         self.workflow = _with_params(workflow, self.params)
-        self.plan = resolve(self.workflow)
+        self.plan = resolve(self.workflow, wanted=wanted_by(*self.selection))
 
     def is_partial(self) -> bool:
         """Whether only some steps were asked for, so that earlier runs matter."""
@@ -118,7 +118,9 @@ class Submission:
         """
         if not os.access(self.python, os.X_OK):
             raise SubmitError(f"The interpreter of the steps, {self.python}, can't be run.")
-        yaml = _yaml(self.workflow)
+        from kale_magic.formats.native import dump  # yaml is loaded by the first submit, not by an idle manager
+
+        yaml = dump(self.workflow)
         run, folder = make_run_folder(self.folder, self.workflow.name, self.name, now)
         try:
             fill_run_folder(folder, yaml, self.python, self.environ, self.stripped)
@@ -141,16 +143,6 @@ class Submission:
             submitted_at=iso(now),
             body={"workflow": workflow_to_dict(self.workflow), "steps": [body.to_json() for body in bodies]},
         )
-
-
-def _yaml(workflow: Workflow) -> str:
-    try:
-        from kale_magic.formats.native import dump
-    except ImportError:
-        import json
-
-        return json.dumps(workflow_to_dict(workflow), indent=1)
-    return dump(workflow)
 
 
 def _with_params(workflow: Workflow, params: Mapping[str, str]) -> Workflow:
