@@ -38,7 +38,7 @@ GRACE_S = 20.0
 STALLED_S = 10.0
 READY_S = 10.0
 ACCEPT_AGAIN_S = 0.5
-MAX_CONNECTIONS = 128
+MAX_CONNECTIONS = 64  # each takes some eight descriptors, of which a process has 1,024
 VISITS_NAME = "visits.json"
 _LOG = logging.getLogger("kale_proxy.agent")
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import time
-import uuid
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -125,7 +125,7 @@ class Visitor:
             It did not answer, or the kernel did not open the visit.
         """
         deadline = time.monotonic() + timeout
-        client_id = client_id or uuid.uuid4().hex
+        client_id = client_id or os.urandom(16).hex()
         key = read_key(live, deadline)
         stream = Stream(open_socket(live, deadline))
         hello = {
@@ -247,7 +247,7 @@ class Visitor:
     def control(self, op: str, *, timeout: float = 10.0, **fields: Any) -> dict[str, Any]:
         """Ask the agent itself (status, open_visit, close) and return its answer; ``ok`` in it says whether it did."""
         deadline = time.monotonic() + timeout
-        request_id = uuid.uuid4().hex
+        request_id = os.urandom(16).hex()
         self._stream.send(json_frame(Kind.CONTROL, {"id": request_id, "op": op} | fields), deadline)
         while True:
             kind, payload = self._stream.read(deadline)
@@ -268,7 +268,7 @@ class Visitor:
     # -- inside
 
     def _send(self, channel: Channel, msg_type: str, content: dict[str, Any], deadline: float) -> str:
-        msg_id = uuid.uuid4().hex
+        msg_id = os.urandom(16).hex()
         if channel is not Channel.STDIN:
             self._replies[msg_id] = None
         try:

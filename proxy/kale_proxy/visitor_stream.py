@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import secrets
+import os
 import socket
 import threading
 import time
@@ -134,7 +134,7 @@ def shake_hands(stream: Stream, key: bytes, hello: dict[str, Any], deadline: flo
     AgentGone, TimeoutError
         As in :meth:`Stream.read`.
     """
-    greeting = json.dumps({"protocol": PROTOCOL, "nonce": secrets.token_hex(16)} | hello).encode()
+    greeting = json.dumps({"protocol": PROTOCOL, "nonce": os.urandom(16).hex()} | hello).encode()
     waits_for = "the step's agent did not answer"
     try:
         stream.send(frame(Kind.HELLO, greeting), deadline)
