@@ -62,14 +62,16 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     try:
         workflow, folder = read_workflow(arguments.file)
         refuse_empty(workflow, arguments.file)
-        plan = dataflow.resolve(workflow)
+        plan = dataflow.resolve(workflow, wanted=dataflow.wanted_by(arguments.only, arguments.from_, arguments.to))
     except (WorkflowError, StepSyntaxError) as exc:  # the workflow's own fault, also where a step is unknown in it
         console.note(f"kale: {sentence(exc)}")
         return Exit.FAILED
     for option, names in (("--only", arguments.only), ("--from", arguments.from_), ("--to", arguments.to)):
         for name in names:
-            if name not in plan.steps:
-                raise UsageError(f"{option} names {name!r}, which is no step.", f"There are: {', '.join(plan.steps)}.")
+            if name not in workflow.steps:
+                raise UsageError(
+                    f"{option} names {name!r}, which is no step.", f"There are: {', '.join(workflow.steps)}."
+                )
     with Client.connect() as client:
         submitted = submit(
             workflow, client=client, folder=folder, name=arguments.name, only=arguments.only, from_=arguments.from_,

@@ -35,7 +35,8 @@ def submit(session: KaleMagics, request: Request) -> object:
     declared = session.declarations.workflow
     if not declared.steps:
         raise UsageError(f"Workflow {declared.name} has no steps.", "Declare one with %%kale_step NAME.")
-    plan = dataflow.resolve(declared, notebook_names=session.names_here())
+    wanted = dataflow.wanted_by(args.only, args.from_, args.to)
+    plan = dataflow.resolve(declared, notebook_names=session.names_here(), wanted=wanted)
     if args.dry_run:
         from kale_magic.magics.dryrun import dry_run
 
@@ -64,7 +65,7 @@ def submit_cell(session: KaleMagics, request: Request) -> object:
     name = request.args.name
     print(session.declarations.apply("submit", request.line, request.body, first_line=session.lines_above + 2))
     declared = session.declarations.workflow
-    plan = dataflow.resolve(declared, notebook_names=session.names_here())
+    plan = dataflow.resolve(declared, notebook_names=session.names_here(), wanted=[name])
     return session.keep_quiet(_start(session, declared, plan, only=[name], executor=request.args.executor))
 
 
@@ -73,7 +74,7 @@ def run_step(session: KaleMagics, name: str) -> object:
     from kale_magic.magics.replay import show_outputs
 
     declared = session.declarations.workflow
-    plan = dataflow.resolve(declared, notebook_names=session.names_here())
+    plan = dataflow.resolve(declared, notebook_names=session.names_here(), wanted=[name])
     run = _start(session, declared, plan, only=[name, *_stale(session, declared, plan, name)])
     try:
         wait_for_run(session, run.name)

@@ -134,7 +134,7 @@ def _edges(session: KaleMagics, found: dict[str, Any]) -> list[tuple[str, str]]:
     if declared.name != found["workflow"]:
         return []
     try:
-        return edges_of(dataflow.resolve(declared))
+        return edges_of(dataflow.resolve(declared, wanted=list(found["steps"])))
     except KaleError:  # the cells were changed since
         return []
 

@@ -61,7 +61,9 @@ class Plan:
         return found
 
 
-def resolve(workflow: Workflow, *, notebook_names: Collection[str] = frozenset()) -> Plan:
+def resolve(
+    workflow: Workflow, *, notebook_names: Collection[str] = frozenset(), wanted: Collection[str] = ()
+) -> Plan:
     """Return the plan of a workflow.
 
     Parameters
@@ -70,6 +72,8 @@ def resolve(workflow: Workflow, *, notebook_names: Collection[str] = frozenset()
         As declared.
     notebook_names : collection of str
         Names that the notebook's own namespace has, for the message about a name that no step makes.
+    wanted : collection of str
+        Plan these steps and what they need, so that a fault elsewhere does not stand in their way; all if empty.
 
     Raises
     ------
@@ -82,7 +86,12 @@ def resolve(workflow: Workflow, *, notebook_names: Collection[str] = frozenset()
     WorkflowError
         A name is made by nobody, or the steps don't fit together in another way.
     """
-    return _Resolver(workflow, frozenset(notebook_names)).plan()
+    return _Resolver(workflow, frozenset(notebook_names)).plan(wanted)
+
+
+def wanted_by(only: Collection[str], from_: Collection[str], to: Collection[str]) -> Collection[str]:
+    """Return the steps that a selection ends in, for :func:`resolve`; empty (all) when that depends on the whole."""
+    return () if from_ else only or to
 
 
 class _Resolver:
@@ -96,13 +105,20 @@ class _Resolver:
                 self.producers.setdefault(output, []).append(step.name)
         self._children: dict[str, list[str]] | None = None
 
-    def plan(self) -> Plan:
+    def plan(self, wanted: Collection[str]) -> Plan:
         _check_case(self.steps)
         self.check_common()
-        for step in self.steps.values():
+        found: dict[str, PlannedStep] = {}
+        left = [name for name in reversed(list(wanted or self.steps)) if name in self.steps]
+        while left:
+            step = self.steps[left.pop()]
+            if step.name in found:
+                continue
             for name in step.after:
                 self.need_step(step, name, "--after")
-        planned = {name: self.planned(step) for name, step in self.steps.items()}
+            found[step.name] = self.planned(step)
+            left += found[step.name].parents if wanted else ()
+        planned = {name: found[name] for name in self.steps if name in found}
         return Plan(planned, _order(planned))
 
     def check_common(self) -> None:

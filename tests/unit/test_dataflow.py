@@ -256,3 +256,12 @@ def test_select_explains_what_is_missing():
         select(plan, from_=["bb"])
     with pytest.raises(WorkflowError, match="No step is chosen"):
         select(plan, only=["a"], from_=["b"])
+
+
+def test_fault_elsewhere_does_not_stand_in_the_way_of_chosen_steps():
+    whole = workflow(step("a", "x = 1", outputs=("x",)), step("b", "y = x"), step("bad", "nowhere"))
+    with pytest.raises(WorkflowError, match="nowhere"):
+        resolve(whole)
+    assert list(resolve(whole, wanted=["b"]).steps) == ["a", "b"]
+    with pytest.raises(WorkflowError, match="nowhere"):
+        resolve(whole, wanted=["b", "bad"])
