@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     try:
         workflow, folder = read_workflow(arguments.file)
         refuse_empty(workflow, arguments.file)
-        plan = dataflow.resolve(workflow, wanted=dataflow.wanted_by(arguments.only, arguments.from_, arguments.to))
+        dataflow.resolve(workflow, wanted=dataflow.wanted_by(arguments.only, arguments.from_, arguments.to))
     except (WorkflowError, StepSyntaxError) as exc:  # the workflow's own fault, also where a step is unknown in it
         console.note(f"kale: {sentence(exc)}")
         return Exit.FAILED
