@@ -125,6 +125,7 @@ SPECS: dict[str, Spec] = {
             _EXECUTOR,
             Option("dir", Kind.TEXT, "folder of the workflow and its runs", "PATH"),
             Option("describe", Kind.TEXT, "a line of description", "TEXT"),
+            Option("remove", Kind.NAMES, "steps to take out, as if they had not been declared", "A,B"),
         ),
     ),
     "common": Spec(

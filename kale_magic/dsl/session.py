@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 from kale_magic.dsl.build import build_step, check_name
 from kale_magic.dsl.options import parse
-from kale_magic.errors import StepSyntaxError, UsageError, WorkflowError
+from kale_magic.errors import StepSyntaxError, UnknownStepError, UsageError, WorkflowError
 from kale_magic.model.names import analyse
 from kale_magic.model.step import clean_code
 from kale_magic.model.workflow import Workflow
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from kale_magic.model.step import Step
 
@@ -74,7 +74,8 @@ class Declarations:
             raise UsageError(f"{magic} declares nothing.")
         given = parse(name, line, is_cell=name != "workflow")
         if name == "workflow":
-            return self.start(given.name, executor=given.executor, directory=given.dir, description=given.describe)
+            said = self.start(given.name, executor=given.executor, directory=given.dir, description=given.describe)
+            return f"{self.remove(given.remove)}; {summary(self.workflow)}" if given.remove else said
         if body is None:
             raise UsageError(f"%kale_{name} needs a cell.", f"Write %%kale_{name} at the top of the cell.")
         if name == "common":
@@ -124,6 +125,18 @@ class Declarations:
         self._workflows[self._current] = self.workflow.with_step(step)
         points = f" ({step.point_count} points)" if step.is_sweep else ""
         return f"step {step.name} {verb}{points}"
+
+    def remove(self, names: Sequence[str]) -> str:
+        """Take steps out; return the line that tells of it. Raises UnknownStepError if there is none of a name."""
+        for name in names:
+            if name not in self.workflow.steps:
+                raise UnknownStepError(
+                    f"--remove names {name!r}, which is no step of workflow {self.workflow.name}.",
+                    f"There are: {', '.join(self.workflow.steps)}.",
+                )
+        for name in names:
+            self.remove_step(name)
+        return f"removed {', '.join(names)}"
 
     def remove_step(self, name: str) -> None:
         """Take a step out, as after a submit that failed at once."""

@@ -209,3 +209,14 @@ def test_what_is_no_notebook(tmp_path, text):
 def test_a_notebook_that_is_not_there(tmp_path):
     with pytest.raises(FormatError, match="can't be read: No such file"):
         read_notebook(tmp_path / "none.ipynb")
+
+
+def test_a_step_declared_by_mistake_is_taken_out():
+    declarations = Declarations()
+    for name in ("a", "b"):
+        declarations.apply("step", name, "x = 1\n")
+    assert declarations.apply("workflow", "--remove a") == "removed a; workflow workflow (1 step)"
+    assert list(declarations.workflow.steps) == ["b"]
+    with pytest.raises(WorkflowError, match="no step of workflow workflow. There are: b"):
+        declarations.apply("workflow", "--remove b,c")
+    assert list(declarations.workflow.steps) == ["b"]
