@@ -382,6 +382,26 @@ def test_vanished_visitors_cell_is_ended_after_the_grace(make_step: Callable[...
         wait_until(lambda: run(other, code + "\nn").result() == "1")
 
 
+def test_kernel_that_does_not_answer_is_told_in_time_and_keeps_no_visit_that_nobody_took(
+    make_step: Callable[..., Step],
+) -> None:
+    step = make_step("visits", GRACE_S=0.3)
+    with step.visit() as visitor:
+        run(visitor, "import threading")
+        os.kill(step.kernel, signal.SIGSTOP)
+        try:
+            with pytest.raises(TimeoutError, match="did not open a visit"):
+                step.visit(timeout=0.5)
+            with pytest.raises(TimeoutError, match="goes on"):
+                visitor.execute("1", timeout=0.5)
+            assert visitor.control("status")["waiting"] == list(visitor.pending)
+            time.sleep(0.5)
+        finally:
+            os.kill(step.kernel, signal.SIGCONT)
+        code = "sum(t.name.startswith('subshell') for t in threading.enumerate())"
+        wait_until(lambda: run(visitor, code).result() == "1")
+
+
 # -- coming back
 
 

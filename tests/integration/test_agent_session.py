@@ -19,9 +19,10 @@ import zmq
 
 from kale_proxy import doorbell, wire
 from kale_proxy.agent_session import MAX_KEPT_REPLIES, Hello, Session, Step
+from kale_proxy.agent_visit import Visit
 from kale_proxy.journal import JournalWriter
 from kale_proxy.visitor import Visitor
-from kale_proxy.wire import Channel, Decoder, Kind
+from kale_proxy.wire import Channel, Decoder, Kind, WireError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -243,6 +244,47 @@ def test_visitor_does_not_wait_for_an_idle_that_is_lost(live: Path) -> None:
         assert visitor.execute("1", timeout=10) == {"status": "ok"}
         assert (visitor.lost, visitor.last_seq) == (9, 9)
     thread.join(10)
+
+
+# -- visits, with a kernel of few words
+
+
+class Kernel:
+    """Stands for the link: gives each request the answer of its kind, or none in time."""
+
+    def __init__(self, **answers: dict[str, Any]) -> None:
+        self.answers = answers
+        self.asked: list[str] = []
+
+    async def ask(self, kind: str, content: dict[str, Any], *, deadline_s: float) -> dict[str, Any]:
+        self.asked.append(kind)
+        if kind not in self.answers:
+            raise TimeoutError
+        return self.answers[kind]
+
+
+def test_kernel_that_refuses_a_visit_is_quoted() -> None:
+    kernel: Any = Kernel(kale_visit_request={"status": "error", "evalue": "no more threads"})
+    with pytest.raises(WireError, match="no more threads") as caught:
+        asyncio.run(Visit.open(kernel, "visit", {"kale_visits": True}))
+    assert caught.value.code == "kernel_refused"
+
+
+def test_kernel_that_says_nothing_about_itself_counts_as_one_without_subshells() -> None:
+    kernel: Any = Kernel()
+    visit = asyncio.run(Visit.open(kernel, "visit", {}))
+    assert (visit.mode, visit.subshell_id) == ("main", None)
+    assert "waits" in visit.note
+
+
+def test_busy_bare_subshell_is_left_alone_because_deleting_it_would_stop_the_control_channel() -> None:
+    for is_busy, asked in ((True, []), (False, ["delete_subshell_request"])):
+        kernel: Any = Kernel(delete_subshell_request={"status": "ok"})
+        visit = Visit("visit", "s1")
+        asyncio.run(visit.close(kernel, is_busy=is_busy))
+        asyncio.run(visit.close(kernel, is_busy=is_busy))
+        assert kernel.asked == asked
+        assert visit.is_over
 
 
 # -- the watches, with what Linux offers and without
