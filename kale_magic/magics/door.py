@@ -63,6 +63,8 @@ def run_command(session: KaleMagics, command: Command, line: str, body: str | No
         raise mistake(exc) from None
     except TimeoutError as exc:
         raise named("TimeoutError", str(exc)) from None
+    except KeyboardInterrupt:
+        raise named("KeyboardInterrupt", "Interrupted. What was submitted goes on.") from None
     return None
 
 

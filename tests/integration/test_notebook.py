@@ -165,7 +165,9 @@ class Cell:
 
     def end(self) -> dict[str, Any]:
         self.until(lambda m: m["msg_type"] == "status" and m["content"]["execution_state"] == "idle")
-        return self.client.get_shell_msg(timeout=10)["content"]
+        while (reply := self.client.get_shell_msg(timeout=10))["parent_header"].get("msg_id") != self.msg_id:
+            pass  # kernel_info asked again while the kernel started
+        return reply["content"]
 
     def text(self) -> str:
         return "".join(m["content"].get("text", "") for m in self.outputs if m["msg_type"] == "stream")
@@ -178,8 +180,8 @@ def test_interrupt_ends_the_visit_alone_and_input_reaches_the_visitor(
     assert Cell(client, "%load_ext kale_magic").end()["status"] == "ok"
     assert Cell(client, f"%%kale_submit loop\n{LOOP}").end()["status"] == "ok"
 
-    endless = Cell(client, "%%kale_attach loop\nprint('in', flush=True)\nwhile True:\n    pass")
-    endless.until(lambda m: m["msg_type"] == "stream" and "in" in m["content"]["text"])
+    endless = Cell(client, "%%kale_attach loop\nprint('<inside>', flush=True)\nwhile True:\n    pass")
+    endless.until(lambda m: m["msg_type"] == "stream" and "<inside>" in m["content"]["text"])
     manager.interrupt_kernel()
     reply = endless.end()
     assert (reply["status"], reply["ename"]) == ("error", "KeyboardInterrupt")
