@@ -44,6 +44,7 @@ def stop(_: argparse.Namespace, console: Console) -> int:
         with Client.connect(start=False) as client:
             pid = client.hello.pid
             client.shutdown()
+            _wait_until_gone(pid)  # so that `manager start` right after it meets no half-ended one
     except ProtocolVersionError:
         pid = _end_by_signal()
     except ManagerUnavailable:
@@ -120,6 +121,12 @@ def _end_by_signal() -> int:
     if b"kale_magic" not in _command_line(pid):
         raise ManagerError(f"Process {pid}, named in {settings.manager_file}, is no manager.", "Remove that file.")
     os.kill(pid, signal.SIGTERM)
+    _wait_until_gone(pid)
+    return pid
+
+
+def _wait_until_gone(pid: int) -> None:
+    settings = config.load()
     deadline = time.monotonic() + _ENDS_WITHIN_S
     while _command_line(pid):
         if time.monotonic() > deadline:
@@ -127,7 +134,6 @@ def _end_by_signal() -> int:
                 f"The manager (pid {pid}) did not end within {_ENDS_WITHIN_S:g} s.", f"Its log is {settings.log_file}."
             )
         time.sleep(0.05)
-    return pid
 
 
 def _command_line(pid: int) -> bytes:

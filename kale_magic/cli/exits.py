@@ -35,7 +35,9 @@ def code_of(error: BaseException) -> Exit:
     """Return the exit code of an error that a command ended with."""
     if isinstance(error, TimeoutError):
         return Exit.TIMEOUT
-    if isinstance(error, UsageError | UnknownRunError | UnknownStepError | UnknownExecutorError | ConfigError | OSError):
+    if isinstance(
+        error, UsageError | UnknownRunError | UnknownStepError | UnknownExecutorError | ConfigError | OSError
+    ):
         return Exit.USAGE
     if isinstance(error, ManagerError):
         return Exit.UNREACHABLE
