@@ -253,7 +253,7 @@ def _suggest(word: str, known: Iterable[str]) -> str:
 def _closest(word: str, names: Sequence[str]) -> str:
     folded: Callable[[str], str] = str.casefold
     by_fold = {folded(name): name for name in names}
-    found = difflib.get_close_matches(folded(word), list(by_fold), 1, 0.7)
+    found = difflib.get_close_matches(folded(word), list(by_fold), 1, 0.6)
     return by_fold[found[0]] if found else ""
 
 

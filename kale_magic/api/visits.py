@@ -205,7 +205,8 @@ class Visits:
             if not target.is_final:
                 raise UsageError(f"{target} {target.doing}: it has no variables yet.")
             return [{"name": name, **info} for name, info in files.saved(target.folder).items()]
-        text = self._ask(target, "print(__import__('kale_proxy.look', fromlist=['_']).describe_json(globals()))")
+        step = "getattr(globals(), 'base', globals()).copy()"  # without what this visitor has assigned
+        text = self._ask(target, f"print(__import__('kale_proxy.look', fromlist=['_']).describe_json({step}))")
         found: list[dict[str, Any]] = json.loads(text)
         return found
 

@@ -63,7 +63,7 @@ COMMANDS = (
     ),
     Command(name="queue", group="Run", line="watch:queue", usage="%kale_queue", does="what runs and what waits, and why"),
     Command(
-        name="attach", group="Look inside", line="look:attach_line", cell="look:attach", is_about_a_step=True,
+        name="attach", group="Look inside", cell="look:attach", is_about_a_step=True,
         usage="%%kale_attach STEP", does="run this cell in the step's kernel while the step computes",
     ),
     Command(
