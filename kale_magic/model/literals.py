@@ -132,7 +132,12 @@ def _imaginary(node: ast.AST, depth: int) -> float | None:
 
 
 def literal_or_text(text: str) -> object:
-    """Return the value of a literal, or the text itself: how ``--params`` reads ``n=10`` and ``name=Al``."""
+    """Return the value of a literal, or the text itself: how ``--params`` reads ``n=10`` and ``name=Al``.
+
+    A bare ``nan`` or ``inf`` is text, as it is to Python.
+    """
+    if text.strip().lstrip("+-") in _CONSTANTS:
+        return text
     try:
         return from_literal(text)
     except ValueError:

@@ -8,10 +8,31 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 SPEC_VERSION = 1
+
+
+def read_literal(text: str) -> object:
+    """Return the value of a Python literal; ``nan``, which has none, counts as one.
+
+    Raises
+    ------
+    ValueError
+        The text is no literal.
+    """
+    tree = ast.parse(text.strip(), mode="eval")
+    return ast.literal_eval(_NameNan().visit(tree))
+
+
+class _NameNan(ast.NodeTransformer):
+    """Puts the number where the name stands."""
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        values = {"nan": math.nan, "nanj": complex(0, math.nan)}
+        return ast.Constant(values[node.id]) if node.id in values else node
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,7 +121,7 @@ class JobSpec:
 
     def parameters(self) -> dict[str, object]:
         """Return the parameters as Python values."""
-        return {name: ast.literal_eval(text) for name, text in self.params.items()}
+        return {name: read_literal(text) for name, text in self.params.items()}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

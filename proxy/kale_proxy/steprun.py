@@ -76,6 +76,7 @@ class StepRun:
         try:
             self.namespace.update(self.spec.parameters())
             self.namespace.update(load_inputs(self.spec))
+            require_files(self.spec)
         except values.ValueFileError as exc:
             return self._failed(f"step `{self.spec.step}` could not get its inputs: {exc}")
         if self.spec.common.strip():
@@ -192,9 +193,9 @@ def load_inputs(spec: JobSpec) -> dict[str, object]:
         loaded = [values.load(Path(folder), item.output) for folder in item.folders]
         found[item.name] = loaded if item.gather else loaded[0]
         if item.gather:
-            import ast
+            from kale_proxy.spec import read_literal
 
-            points = [ast.literal_eval(text) for text in item.gather_params]
+            points = [read_literal(text) for text in item.gather_params]
             found[f"{item.name}_params"] = points
             found.setdefault(f"{item.producer}_params", points)
     return found
@@ -210,6 +211,15 @@ def job_environment(spec: JobSpec) -> dict[str, str]:
     if spec.limits.gpus:
         found["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, spec.limits.gpus))
     return found
+
+
+def require_files(spec: JobSpec) -> None:
+    """Refuse to begin without the files of ``--files-in``; raises ValueFileError naming the pattern."""
+    import glob
+
+    for pattern in spec.files_in:
+        if not any(glob.iglob(pattern, root_dir=spec.cwd, recursive=True)):
+            raise values.ValueFileError(f"no file in {spec.cwd} matches --files-in {pattern}")
 
 
 def check_files(spec: JobSpec) -> list[str]:

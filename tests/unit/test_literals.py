@@ -16,6 +16,7 @@ from kale_magic.model.literals import (
     plain,
     to_literal,
 )
+from kale_proxy.spec import read_literal
 
 VALUES = [
     None, True, 0, -3, 10**40, 1.5, -0.0, 1e300, 5e-324, math.inf, -math.inf, math.nan, 2j, complex(-0.0, 1), complex(1, -0.0),
@@ -33,6 +34,17 @@ def test_every_literal_comes_back_exactly(value):
 @pytest.mark.parametrize("value", [v for v in VALUES if "nan" not in repr(v)], ids=repr)
 def test_python_itself_reads_the_text(value):
     assert ast.literal_eval(to_literal(value)) == value
+
+
+@pytest.mark.parametrize("value", [v for v in VALUES if "-0j" not in repr(v) and "(-0+" not in repr(v)], ids=repr)
+def test_the_worker_reads_the_text(value):
+    assert repr(read_literal(to_literal(value))) == repr(value)
+
+
+def test_a_bare_nan_on_the_line_is_text_as_it_is_to_python():
+    assert literal_or_text("nan") == "nan"
+    assert literal_or_text("-inf") == "-inf"
+    assert literal_or_text("infra") == "infra"
 
 
 def test_json_values_stay_natural_and_others_are_marked():
