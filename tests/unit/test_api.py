@@ -62,7 +62,7 @@ def test_function_without_return_is_the_cell_itself() -> None:
     def anything(a):
         """Fit."""
         for i in range(3):
-            b = a + i
+            b = a + i  # noqa: F841 - an output of the step
 
     step = wf.model.steps["fit"]
     assert step.code.startswith("for i in range(3):\n    b = a + i")

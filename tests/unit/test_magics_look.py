@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -20,8 +20,8 @@ from tests.unit.magics_shell import Notebook
 class FakeVisitor:
     """Answers cells from a table; ``made`` lists every connection."""
 
-    made: list[FakeVisitor] = []
-    namespace: dict[str, Any] = {}
+    made: ClassVar[list[FakeVisitor]] = []
+    namespace: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, live: Path, mode: str) -> None:
         self.live, self.mode, self.note, self.pending, self.is_closed = live, mode, "", (), False
@@ -37,7 +37,7 @@ class FakeVisitor:
         if self.is_gone:
             raise AgentGone("gone")
         self.cells.append(code)
-        if code.startswith("__import__") or code.startswith("print(__import__"):
+        if code.startswith(("__import__", "print(__import__")):
             return self.ours(code, on_message)
         if "1/0" in code:
             on_message("error", {"traceback": ["line of the visitor", "ZeroDivisionError"]}, {}, [])
