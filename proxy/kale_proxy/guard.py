@@ -31,6 +31,7 @@ class Guard:
         self._jobs = jobs
         self._checked = 0.0
         self._sampled: dict[str, float] = {}
+        self._allowed = procs.cgroup_limits()
 
     def tick(self, kill: Callable[..., None]) -> None:
         """Enforce limits and sample; called after every turn of the loop, does little when called often."""
@@ -62,6 +63,8 @@ class Guard:
         wanted = {job.leader: job for job in [*due, *limited]}
         groups = procs.members(wanted, procs.snapshot())
         node = procs.node_sample() if due else {}
+        if due and self._allowed:  # a container or a batch job may use less than the node has
+            node["limits"] = self._allowed
         for leader, job in wanted.items():
             group = groups[leader]
             job.had_children = job.had_children or len(group) > 1

@@ -59,7 +59,7 @@ class KernelRun:
         os.environ.update(self.spec.env)
         os.environ.update(steprun.job_environment(self.spec))
         try:
-            result = self._start() or self._cells()
+            result = self._lacking() or self._start() or self._cells()
             if result.reason == steprun.STOPPED:
                 self._hold()
         except KernelGone:
@@ -73,6 +73,13 @@ class KernelRun:
             result = self._result("failed", reason, exit_code=128 - code if code < 0 else code or 1, error=error)
         self._stop_kernel()
         return self._finish(result)
+
+    def _lacking(self) -> JobResult | None:
+        try:
+            steprun.require_files(self.spec)
+        except values.ValueFileError as exc:
+            return self._result("failed", f"step `{self.spec.step}` could not get its inputs: {exc}")
+        return None
 
     def _start(self) -> JobResult | None:
         """Start the kernel and wait until it answers; return a result when it can't."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from kale_proxy import claim, values
 from kale_proxy.record import cells_of, new_result, notebook_metadata, now, write_event, write_result, write_sample
 from kale_proxy.recorder import CELL_PREFIX, Recorder
-from kale_proxy.steprun import STOPPED, check_files, job_environment
+from kale_proxy.steprun import STOPPED, check_files, job_environment, require_files
 
 if TYPE_CHECKING:
     from kale_proxy.spec import JobResult, JobSpec
@@ -33,6 +33,7 @@ def run(spec: JobSpec, live: Path) -> JobResult:
     write_event(spec, "running", pid=os.getpid(), live=str(live))
     try:
         environment = {**os.environ, **spec.env, **job_environment(spec), **shell_variables(spec)}
+        require_files(spec)
         command = write_script(spec)
     except values.ValueFileError as exc:
         return _finish(spec, new_result(spec, "failed", started_at, exit_code=1, reason=f"step `{spec.step}` could not get its inputs: {exc}"))

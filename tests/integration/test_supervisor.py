@@ -183,6 +183,11 @@ def test_missing_input_and_file_name_themselves(shared):
     gone = InputSpec(name="v", producer="up", output="v", folders=(str(shared.work / "nowhere"),))
     assert "could not get its inputs: there is no value `v`" in shared.run("v", inputs=(gone,))[1]["reason"]
     assert "no file that matches --files-out *.csv" in shared.run("pass", files_out=("*.csv",))[1]["reason"]
+    for kind, kernel in (("python", None), ("shell", None), ("kernel", "python3")):
+        reason = shared.run("echo=1", kind, kernel=kernel, files_in=("input-*.dat",))[1]["reason"]
+        assert "matches --files-in input-*.dat" in reason
+    (shared.work / "input-1.dat").write_text("")
+    assert shared.run("pass", files_in=("input-*.dat",))[1]["state"] == "completed"
     _, result = shared.run("open('out-file.dat', 'w').close()", files_out=("out-file.*",))
     assert result["files"] == ["out-file.dat"]
 
