@@ -1,4 +1,4 @@
-"""Which steps of a DAG are drawn together: steps with the very same parents and children are twins.
+"""Which steps of a DAG are drawn together: those with the very same parents and children, and in a large DAG chains.
 
 A wide fan-out would be a tower of cards with a fan of curves on each side; as one frame it has one curve
 to each neighbour and a shape that fits a page.
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 _LEAST = 9  # a column of eight cards is as easily read as a grid
+_Groups = dict[str, list[Node]]
+_Links = list[tuple[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,35 +42,78 @@ class Cell:
 def cells_of(
     nodes: Sequence[Node], edges: Iterable[tuple[str, str]], *, is_merging: bool
 ) -> tuple[list[Cell], list[tuple[str, str]]]:
-    """Return the boxes to lay out and the edges between them; ``is_merging`` makes one card of each frame."""
-    pairs = list(dict.fromkeys(edges))
-    parents: dict[str, list[str]] = {node.name: [] for node in nodes}
-    children: dict[str, list[str]] = {node.name: [] for node in nodes}
-    for a, b in pairs:
-        if a in children and b in parents:
-            children[a].append(b)
-            parents[b].append(a)
-    twins: dict[tuple[frozenset[str], frozenset[str]], list[Node]] = {}
-    for node in nodes:
-        twins.setdefault((frozenset(parents[node.name]), frozenset(children[node.name])), []).append(node)
-    cells: list[Cell] = []
-    owner: dict[str, str] = {}
-    for group in twins.values():
-        if len(group) < _LEAST:
-            cells += [Cell(node.name, (node,)) for node in group]
-            owner.update((node.name, node.name) for node in group)
-            continue
-        key = group[0].name
-        owner.update((node.name, key) for node in group)
-        cells.append(
-            Cell(key, (merged(group),), len(group))
-            if is_merging
-            else Cell(key, tuple(group), len(group), _columns(group))
-        )
+    """Return the boxes to lay out and the edges between them.
+
+    ``is_merging`` makes one card of each frame, and of each chain of steps, as often as that finds something.
+    """
+    groups = {node.name: [node] for node in nodes}
+    links = [(a, b) for a, b in dict.fromkeys(edges) if a in groups and b in groups]
+    if is_merging:
+        count = 0
+        while count != len(groups):
+            count = len(groups)
+            groups, links = _contracted(groups, links, _chains(groups, links))
+            groups, links = _contracted(groups, links, _twins(groups, links))
+    framed = () if is_merging else _twins(groups, links)
+    groups, links = _contracted(groups, links, framed)
+    cells = [
+        Cell(key, tuple(members), len(members), _columns(members))
+        if len(members) > 1 and not is_merging
+        else Cell(key, (merged(members) if len(members) > 1 else members[0],), len(members))
+        for key, members in groups.items()
+    ]
     place = {node.name: n for n, node in enumerate(nodes)}
-    cells.sort(key=lambda cell: place[cell.key])
-    links = dict.fromkeys((owner[a], owner[b]) for a, b in pairs if a in owner and b in owner)
-    return cells, list(links)
+    return sorted(cells, key=lambda cell: place[cell.key]), links
+
+
+def _twins(groups: _Groups, links: _Links) -> list[list[str]]:
+    """Return the keys of groups that have the same parents and the same children, where they are many."""
+    parents, children = _neighbours(groups, links)
+    same: dict[tuple[frozenset[str], frozenset[str]], list[str]] = {}
+    for key in groups:
+        same.setdefault((frozenset(parents[key]), frozenset(children[key])), []).append(key)
+    return [keys for keys in same.values() if len(keys) >= _LEAST]
+
+
+def _chains(groups: _Groups, links: _Links) -> list[list[str]]:
+    """Return the keys of groups that follow each other with nothing else before or after: long chains, or many short ones.
+
+    Groups in a chain are of one size, so that a fan between two steps stays a fan.
+    """
+    parents, children = _neighbours(groups, links)
+    after = {
+        key: following[0]
+        for key, following in children.items()
+        if len(following) == 1 and len(parents[following[0]]) == 1 and len(groups[key]) == len(groups[following[0]])
+    }
+    found = []
+    inner = set(after.values())
+    for head in (key for key in after if key not in inner):
+        chain = [head]
+        while chain[-1] in after:
+            chain.append(after[chain[-1]])
+        found.append(chain)
+    return found if len(found) >= _LEAST else [chain for chain in found if len(chain) >= _LEAST]
+
+
+def _contracted(groups: _Groups, links: _Links, parts: Iterable[list[str]]) -> tuple[_Groups, _Links]:
+    """Return the graph in which the groups of each part are one, with the key of the first."""
+    owner = {key: part[0] for part in parts for key in part}
+    found: _Groups = {}
+    for key, members in groups.items():
+        found.setdefault(owner.get(key, key), [])
+        found[owner.get(key, key)] += members
+    moved = dict.fromkeys((owner.get(a, a), owner.get(b, b)) for a, b in links)
+    return found, [(a, b) for a, b in moved if a != b]
+
+
+def _neighbours(groups: _Groups, links: _Links) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    parents: dict[str, list[str]] = {key: [] for key in groups}
+    children: dict[str, list[str]] = {key: [] for key in groups}
+    for a, b in links:
+        children[a].append(b)
+        parents[b].append(a)
+    return parents, children
 
 
 def merged(group: Sequence[Node]) -> Node:

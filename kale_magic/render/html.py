@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _MOST_ROWS = 60  # of a table; then those that need a person stay
 _MOST_TRACEBACKS = 3
+_LARGEST_PICTURE = 400_000  # characters: a live display sends it several times a second
 _STYLE = (
     "<style>"
     ".kale-run{font-family:system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,sans-serif;font-size:13px;line-height:1.4}"
@@ -63,7 +64,10 @@ def run_html(
     ]
     if note:
         parts.append(f'<div class="kale-note">{escape(note)}</div>')
-    parts.append(f'<div class="kale-picture">{graph_svg(graph_of_status(status, edges))}</div>')
+    picture = graph_svg(graph_of_status(status, edges))
+    if len(picture) > _LARGEST_PICTURE:
+        picture = "The workflow is too large to be drawn here; %kale_show draws it."
+    parts.append(f'<div class="kale-picture">{picture}</div>')
     parts += [_table(status.get("steps") or {}, now), _tracebacks(status), "</div>"]
     return "".join(parts)
 

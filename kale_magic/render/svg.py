@@ -53,8 +53,8 @@ def dag_svg(
     Every step is a ``<g role="button" data-kale-step=NAME data-kale-state=STATE aria-label="NAME: STATE">``
     with its state as a colour and as a word; a sweep is a stack of cards with a tally such as ``2/3``.
     Many steps with the same parents and children stand in one frame as a grid; in a workflow of more
-    than ``group_above`` steps such a frame is one card with counts (its steps then have no group of
-    their own).
+    than ``group_above`` steps such a frame, and a chain of steps, is one card with counts (its steps then
+    have no group of their own).
 
     Parameters
     ----------

@@ -99,6 +99,13 @@ def test_table_of_a_large_run_is_cut_and_keeps_what_needs_a_person():
     assert "… and 441 more steps" in names
 
 
+def test_picture_that_is_too_large_to_be_sent_often_is_left_out():
+    steps = {f"s{n}": {"state": "completed", "parents": [f"s{n // 2}", f"s{n // 3}"]} for n in range(1000)}
+    source = run_html(status(**steps))
+    assert len(source) < 50_000
+    assert "too large to be drawn here" in source
+
+
 def test_no_script_and_nothing_from_elsewhere():
     source = run_html(status(a={"state": "completed"}))
     assert "<script" not in source

@@ -141,3 +141,27 @@ def test_status_is_drawn_with_its_own_edges_and_the_plans():
         "b: queued",
         "c: waiting",
     }
+
+
+def test_chains_of_a_large_workflow_are_one_card_each():
+    nodes = [Node(name=f"{letter}{n}", state="completed") for letter in "ab" for n in range(150)]
+    edges = [(f"{letter}{n}", f"{letter}{n + 1}") for letter in "ab" for n in range(149)]
+    svg = dag_svg([*nodes, Node(name="end", state="waiting")], [*edges, ("a149", "end"), ("b149", "end")])
+    assert [group.get("data-kale-step") for group in buttons(svg)] == ["end"]
+    assert [
+        group.get("data-kale-group") for group in ET.fromstring(svg).iter(f"{NS}g") if group.get("data-kale-group")
+    ] == ["150", "150"]
+
+
+def test_many_chains_side_by_side_are_one_card():
+    nodes = [Node(name=f"{letter}{n}", state="completed") for n in range(100) for letter in "abc"]
+    edges = [(f"a{n}", f"b{n}") for n in range(100)] + [(f"b{n}", f"c{n}") for n in range(100)]
+    svg = dag_svg(nodes, edges)
+    assert 'data-kale-group="300"' in svg
+    assert not buttons(svg)
+
+
+def test_circle_in_a_large_workflow_is_drawn():
+    nodes = [Node(name=f"s{n}") for n in range(250)]
+    svg = dag_svg(nodes, [(f"s{n}", f"s{(n + 1) % 250}") for n in range(250)])
+    assert len(buttons(svg)) == 250
