@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from kale_magic.dsl.cells import is_batch_script, narrated
 from kale_magic.errors import StepSyntaxError, UsageError, WorkflowError
-from kale_magic.model.dataflow import never_assigned
+from kale_magic.model._hints import never_assigned
 from kale_magic.model.literals import MAX_POINTS
 from kale_magic.model.names import analyse
 from kale_magic.model.resources import Resources

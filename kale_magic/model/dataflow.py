@@ -6,14 +6,14 @@ Owns the rules by which names become edges, and the sentences that say what does
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kale_magic.errors import CycleError, DuplicateOutputError, StepSyntaxError, UnknownStepError, WorkflowError
-from kale_magic.model.names import CellNames, analyse, is_known
+from kale_magic.model._hints import did_you_mean, listed, never_assigned
+from kale_magic.model.names import CellNames, analyse
 from kale_magic.model.step import Step, StepKind
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ class _Resolver:
         if name not in self.steps:
             raise UnknownStepError(
                 f"{option} of step {step.name} names {name!r}, which is no step of this workflow.",
-                _did_you_mean(name, self.steps),
+                did_you_mean(name, self.steps),
             )
         if name == step.name:
             raise CycleError(f"{option} of step {step.name} names the step itself: {name} -> {name}.", "Leave it out.")
@@ -156,7 +156,7 @@ class _Resolver:
             if binding is None:
                 raise WorkflowError(
                     f"--inputs of step {step.name} names `{name}`, which no {'other ' * (name in step.outputs)}step outputs.",
-                    _did_you_mean(name, self.producers),
+                    did_you_mean(name, self.producers),
                 )
             if name in found and found[name] != binding:
                 raise DuplicateOutputError(
@@ -173,7 +173,7 @@ class _Resolver:
         if name not in self.steps[producer].outputs:
             raise WorkflowError(
                 f"--inputs of step {step.name} names {producer}.{name}, but step {producer} has no output `{name}`.",
-                _did_you_mean(name, self.steps[producer].outputs),
+                did_you_mean(name, self.steps[producer].outputs),
             )
         return Binding(name, producer, name, self.steps[producer].is_sweep)
 
@@ -260,7 +260,7 @@ class _Resolver:
 
     def refuse(self, who: str, missing: Mapping[str, int], step: Step | None = None) -> None:
         known = {name: line for name, line in missing.items() if name in self.notebook_names}
-        shown = _listed(known or missing, step.first_line if step else 1)
+        shown = listed(known or missing, step.first_line if step else 1)
         if known:
             hint = "Put what makes it into a %%kale_common cell, give it by --params, or let a step output it."
             verb = "is" if len(known) == 1 else "are"
@@ -275,15 +275,9 @@ class _Resolver:
             hint = "Import it in a %%kale_common cell or in the step."
         else:
             own = {*step.params, *(axis.name for axis in step.each)} if step else set[str]()
-            close = _did_you_mean(name, {*self.producers, *self.common.assigned, *own})
+            close = did_you_mean(name, {*self.producers, *self.common.assigned, *own})
             hint = close or _way_out(name, step, self.steps)
         raise WorkflowError(f"{who} uses {shown}, which no step outputs and nothing defines.", hint)
-
-
-def never_assigned(step: str, output: str, names: CellNames) -> tuple[str, str]:
-    """Return message and hint for a declared output that the cell never makes."""
-    hint = _did_you_mean(output, names.assigned) or f"Assign `{output}`, or take it out of --outputs."
-    return f"Step {step} has --outputs {output}, but its code never assigns `{output}`.", hint
 
 
 def _names(step: Step) -> CellNames:
@@ -309,11 +303,6 @@ def _common_names(workflow: Workflow) -> CellNames:
     return CellNames({name: line for name, line in free.items() if name not in assigned}, frozenset(assigned), is_open)
 
 
-def _listed(names: Mapping[str, int], first_line: int) -> str:
-    parts = [f"`{name}` (line {line + first_line - 1})" for name, line in list(names.items())[:5]]
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
-
-
 def _way_out(name: str, step: Step | None, steps: Mapping[str, Step]) -> str:
     makers = [other.name for other in steps.values() if other is not step and _makes(other, name)]
     if makers:
@@ -323,13 +312,6 @@ def _way_out(name: str, step: Step | None, steps: Mapping[str, Step]) -> str:
 
 def _makes(step: Step, name: str) -> bool:
     return step.kind is StepKind.PYTHON and name in _names(step).assigned
-
-
-def _did_you_mean(name: str, known: Iterable[str]) -> str:
-    names = [other for other in known if not is_known(other)]
-    same = [other for other in names if other.lower() == name.lower()]
-    close = same or difflib.get_close_matches(name, names, n=1, cutoff=0.7)
-    return f"Did you mean {close[0]}?" if close else ""
 
 
 def _check_case(steps: Mapping[str, Step]) -> None:
@@ -392,7 +374,7 @@ def select(
     for option, names in (("--only", only), ("--from", from_), ("--to", to)):
         for name in names:
             if name not in plan.steps:
-                raise UnknownStepError(f"{option} names {name!r}, which is no step.", _did_you_mean(name, plan.steps))
+                raise UnknownStepError(f"{option} names {name!r}, which is no step.", did_you_mean(name, plan.steps))
     chosen = set(plan.steps)
     if only:
         chosen &= set(only)
