@@ -10,6 +10,7 @@ import ast
 import atexit
 import builtins
 import sys
+from contextlib import nullcontext
 from types import new_class
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from .visit_namespace import is_private
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from .visit_session import Visit
 
@@ -75,6 +77,15 @@ def release_shell(shell: Any) -> None:
     shell.__dict__.clear()
 
 
+def no_tee(_channel: str = "", **_: Any) -> AbstractContextManager[None]:
+    """Stand for ``InteractiveShell._tee``, which keeps a cell's output for ``%notebook``.
+
+    It swaps ``write`` of the stream that all shells share, and two that overlap leave the wrong one behind:
+    the step's prints would end in a visitor's history.
+    """
+    return nullcontext()
+
+
 _derived: dict[tuple[type, Any], Any] = {}
 
 
@@ -120,6 +131,8 @@ class VisitShell(_Shell):  # type: ignore[misc]
 
     visit: Visit
     _last_error: Any = None
+
+    _tee = staticmethod(no_tee)
 
     def init_sys_modules(self) -> None:
         """Leave ``sys.modules['__main__']`` to the step."""

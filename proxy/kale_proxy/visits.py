@@ -37,6 +37,7 @@ from .visit_figures import isolate_figures
 from .visit_kernel import HANDLERS, VisitKernel
 from .visit_namespace import share_main_module
 from .visit_session import VisitHost
+from .visit_shell import no_tee
 
 __all__ = ["bootstrap_source", "install"]
 
@@ -122,6 +123,7 @@ def _direct_to_running_shell(step: Any) -> None:
         return find(cls, *args, **kwargs) if visit is None or visit.shell is None else visit.shell
 
     step.display_trap.hook = show
+    step._tee = no_tee
     step.builtin_trap.auto_builtins["get_ipython"] = running_shell
     InteractiveShell.instance = classmethod(instance)
 

@@ -319,6 +319,18 @@ def test_a_visitor_prints_past_the_steps_redirect(kernel: Kernel) -> None:
     assert kernel.end()[1].text == "''\n"
 
 
+def test_a_visit_during_the_steps_cell_leaves_its_streams_as_they_were(kernel: Kernel) -> None:
+    kernel.run("import sys")
+    visitor = kernel.visit()
+    kernel.begin("import time; time.sleep(.4)", store_history=True)
+    cell = visitor.start("import time; time.sleep(.8); print('visitor')", store_history=True)
+    kernel.end()
+    assert visitor.finish(cell)[1].text == "visitor\n"
+    write = "sys.stdout.write.__qualname__, sys.stderr.write.__qualname__"
+    reply, _ = kernel.owner.run("", user_expressions={"write": write})  # outside of a cell: IPython swaps it in one
+    assert reply["user_expressions"]["write"]["data"]["text/plain"] == "('OutStream.write', 'OutStream.write')"
+
+
 def test_a_captured_step_keeps_its_output_and_a_visitor_its_own(kernel: Kernel) -> None:
     visitor = kernel.visit()
     kernel.begin("%%capture caught\nimport time\nprint('of the step'); time.sleep(.6)\n'value of the step'")
