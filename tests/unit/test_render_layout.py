@@ -40,7 +40,7 @@ def test_top_down_is_the_transposed_picture():
 
 
 def test_order_within_layers_removes_avoidable_crossings():
-    layout = laid_out(["a", "b", "y", "x"], [("a", "x"), ("b", "y")] + [("a", "z"), ("b", "z")])
+    layout = laid_out(["a", "b", "y", "x"], [("a", "x"), ("b", "y"), ("a", "z"), ("b", "z")])
     assert layout.layers[0].index("a") - layout.layers[0].index("b") == layout.layers[1].index("x") - layout.layers[
         1
     ].index("y")
