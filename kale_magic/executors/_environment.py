@@ -31,6 +31,8 @@ DEADLINE_S = 60.0
 _SHELLS_OWN = frozenset({"_", "SHLVL", "PWD", "OLDPWD"})
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
 _FAILED = 97
+_MARK = "kale-line: "
+_NO_MODULE = "there is no module command"
 _KEPT = 64
 _FIND_MODULE = """\
 if ! type module >/dev/null 2>&1; then
@@ -132,8 +134,7 @@ def _script(environment: Environment) -> str:
     checked = [*lines, *environment.setup]
     body = [_FIND_MODULE] if lines else []
     body += [
-        f"eval {shlex.quote(line)} || {{ echo; echo {shlex.quote(f'kale-line: {line}')}; exit {_FAILED}; }}"
-        for line in checked
+        f"eval {shlex.quote(line)} || {{ echo; echo {shlex.quote(_MARK + line)}; exit {_FAILED}; }}" for line in checked
     ]
     return "\n".join([*body, "env -0 >&3"])
 
@@ -179,10 +180,14 @@ def _pairs(items: Iterable[bytes]) -> Iterable[tuple[str, str]]:
 
 
 def _failure(output: str, code: int) -> str:
-    text, _, line = output.rpartition("kale-line: ")
-    words = " ".join((text if line else output).split())[-500:]
-    words = re.sub(r"^bash: line \d+: ", "", words)
-    where = f"`{line.strip()}` failed" if text or line != output else "Its setup failed"
-    if "there is no module command" in output:
-        return "--modules can't be loaded: " + words + "."
-    return f"{where}{': ' + words if words else f' with exit code {code}'}."
+    """Return the sentence for what bash said: its last words, and the line that was marked as failed."""
+    said, is_marked, line = output.rpartition(_MARK)
+    words = " ".join((said if is_marked else output).split())[-500:]
+    words = re.sub(r"^bash: line \d+: ", "", words).rstrip(".")
+    if not is_marked:
+        return (
+            f"--modules can't be loaded: {words}."
+            if _NO_MODULE in words
+            else f"Its setup ended with exit code {code}: {words}."
+        )
+    return f"`{line.strip()}` failed{': ' + words if words else ''}."

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import subprocess
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -66,7 +66,7 @@ class Supervisor(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._buffer = b""
         self._greeted: asyncio.Future[None] | None = None
-        self._process: subprocess.Popen[bytes] | None = None
+        self._pid: int | None = None  # of the process we started, until its exit status is taken
         self._idle: asyncio.TimerHandle | None = None
 
     async def connect(self, prepared: Prepared | None) -> str | None:
@@ -77,22 +77,22 @@ class Supervisor(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         deadline = loop.time() + START_S
         pause = 0.002
+        is_ours = False
         while True:
             if await self._try_connect():
                 return None
             if prepared is None:
                 return ""
             try:
-                if self._process is None:
+                code = self._exit_code()
+                if is_ours and code is not None:
+                    raise SubmitError(f"it ended at once with exit code {code}: {self._last_words()}")
+                if self._pid is None:  # never started, or it had idled and is gone
                     self._launch(prepared)
-                elif self._process.poll() is not None:
-                    raise SubmitError(
-                        f"it ended at once with exit code {self._process.returncode}: {self._last_words()}"
-                    )
+                    is_ours = True
                 if loop.time() > deadline:
                     raise SubmitError(f"it did not answer within {START_S:g} s: {self._last_words()}")
             except (OSError, SubmitError) as exc:
-                self._process = None
                 words = exc.message if isinstance(exc, SubmitError) else f"{exc.strerror or exc} ({exc.filename})"
                 return f"Python for the step's environment ({prepared.python}) could not be started: {words}"
             await asyncio.sleep(pause)
@@ -130,8 +130,19 @@ class Supervisor(asyncio.Protocol):
 
     def reap(self) -> None:
         """Take the exit status of the process if it was ours and has ended."""
-        if self._process is not None and self._process.poll() is not None:
-            self._process = None
+        self._exit_code()
+
+    def _exit_code(self) -> int | None:
+        if self._pid is None:
+            return None
+        try:
+            pid, status = os.waitpid(self._pid, os.WNOHANG)
+        except ChildProcessError:
+            pid, status = self._pid, 0
+        if pid == 0:
+            return None
+        self._pid = None
+        return os.waitstatus_to_exitcode(status)
 
     # -- asyncio.Protocol --------------------------------------------------------------------------------
 
@@ -199,15 +210,19 @@ class Supervisor(asyncio.Protocol):
             paths = [variables.get("PYTHONPATH"), os.fspath(_only_our_package(self.folder.parent))]
             variables["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
         log = os.open(self.folder / "log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            self._process = subprocess.Popen(
-                self._command(prepared.python, self.folder),
-                env=variables,
-                cwd="/",
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
+        command = self._command(prepared.python, self.folder)
+        try:  # not subprocess: its objects expect to see their process end, and this one outlives us
+            self._pid = os.posix_spawn(
+                command[0],
+                command,
+                variables,
+                file_actions=[
+                    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                    (os.POSIX_SPAWN_DUP2, log, 1),
+                    (os.POSIX_SPAWN_DUP2, log, 2),
+                ],
+                setsid=True,
+                setsigdef=[signal.SIGPIPE, signal.SIGINT],
             )
         finally:
             os.close(log)

@@ -65,7 +65,12 @@ class Daemon:
 
     async def run(self) -> None:
         """Serve until idle, asked to end, or signalled; raises ManagerUnavailable if another manager is there."""
-        self._lock.acquire()
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # before the lock: who finds it taken sends one
+        try:
+            self._lock.acquire()
+        except ManagerUnavailable:
+            self._lock.call_holder()
+            raise
         try:
             await self._run()
         finally:
@@ -90,9 +95,11 @@ class Daemon:
             "started_at": hello.started_at,
         }
         server = Server(service, Requests(service, about), hello, self._over.set)
+        reopenings: list[asyncio.Task[None]] = []
         try:
             await service.open()
             await server.open(settings.socket)
+            loop.add_signal_handler(signal.SIGHUP, lambda: reopenings.append(loop.create_task(server.reopen())))
             self._write_record({**about, **self._lock.owner, "protocol": hello.protocol})
             _log.info("Kale %s serves at %s", __version__, settings.socket)
             await self._until_over(service, server)

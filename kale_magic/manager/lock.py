@@ -12,6 +12,7 @@ import errno
 import fcntl
 import json
 import os
+import signal
 import socket
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +78,14 @@ class ManagerLock:
         if self._flock is not None:
             os.close(self._flock)
             self._flock = None
+
+    def call_holder(self) -> None:
+        """Send SIGHUP to the manager that is alive here, so that it looks whether its socket is still in place."""
+        _, holder = self._newest()
+        pid = holder.get("pid")
+        if isinstance(pid, int) and pid != os.getpid() and holder.get("host") == self.owner["host"] and is_alive(holder):
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGHUP)
 
     def _acquire_flock(self) -> None:
         self._flock = os.open(self._folder / "manager.flock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -70,6 +70,17 @@ class Server:
             os.umask(mask)
         self._path, self._inode = path, path.stat().st_ino
 
+    async def reopen(self) -> None:
+        """Listen again if the socket is gone or another's: whoever cleans /tmp takes it from a living manager."""
+        if self._server is None or self._path is None:
+            return
+        with contextlib.suppress(OSError):
+            if self._path.stat().st_ino == self._inode:
+                return
+        self._server.close()
+        await self.open(self._path)
+        _log.info("serves at %s again, where the socket was gone", self._path)
+
     async def close(self) -> None:
         """Stop listening and hang up."""
         if self._server is not None:
