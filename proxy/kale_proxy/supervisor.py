@@ -72,6 +72,7 @@ class Supervisor:
     # -- life ----------------------------------------------------------------------------------
     def serve(self) -> None:
         """Listen and work until idle."""
+        self._succeed()
         self.listener = children.listen(self.folder / "s")
         self._watch(self.listener, self._accept)
         for fd in self.wakeup:
@@ -88,6 +89,16 @@ class Supervisor:
                 self._fork_spare()
             self.guard.tick(self._kill)
         self.close()
+
+    def _succeed(self) -> None:
+        """Take the place of one that was killed: its socket goes, the folders of steps that it left running stay."""
+        path = self.folder / "s"
+        with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(FileNotFoundError):
+            try:
+                probe.connect(str(path))
+            except ConnectionRefusedError:
+                path.unlink()
+        self.serial = max((int(live.name) for live in (self.folder / "p").glob("[0-9]*")), default=0)
 
     def close(self) -> None:
         """Let the spares end and take the socket away."""
