@@ -105,8 +105,8 @@ class Server:
             writer.write(protocol.encode(self._hello.to_wire()))
             while line := await reader.readline():
                 await client.answer(line)
-        except (ConnectionError, ValueError, asyncio.LimitOverrunError) as exc:
-            _log.debug("a client was hung up on: %s", exc)
+        except (ConnectionError, ValueError, asyncio.LimitOverrunError, asyncio.CancelledError) as exc:
+            _log.debug("a client was hung up on: %s", exc)  # close() alone cancels, and asyncio would log a traceback
         finally:
             client.close()
             self._clients.discard(task)
