@@ -15,13 +15,13 @@ from __future__ import annotations
 import builtins
 import re
 import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from .visit_context import current
 
 if TYPE_CHECKING:
     from collections.abc import ItemsView, Iterator, KeysView, ValuesView
-    from types import ModuleType
 
 _KEPT_BY_IPYTHON = re.compile(
     r"_{1,3}|_i{1,3}|_i?\d+|_[iod]h|_exit_code|In|Out|exit|quit|open|print|get_ipython|__kale_show__"
@@ -183,7 +183,7 @@ def share_main_module() -> None:
             module = _module_of_visit(self)
             super().__delattr__(name) if module is None else delattr(module, name)
 
-    main.__class__ = SharedMain
+    ModuleType.__setattr__(main, "__class__", SharedMain)  # IPython's module turns attributes into the user's names
 
 
 def _module_of_visit(main: ModuleType) -> ModuleType | None:

@@ -17,7 +17,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 from .visit_interrupt import InterruptWindow, lock_holder, user_frames
-from .visit_namespace import Layer, StepBuiltins, WriteThrough
+from .visit_namespace import Layer, StepBuiltins, WriteThrough, share_main_module
 from .visit_shell import make_shell, release_shell
 from .visit_stdin import InputDesk
 
@@ -62,6 +62,7 @@ class Visit:
         self.thread = threading.current_thread()
         self.shell: Any = None
         names = host.step_shell.user_ns
+        share_main_module()
         self.shell = make_shell(self, WriteThrough(names) if writes else Layer(names), host.step_shell)
 
     @property

@@ -35,7 +35,6 @@ from typing import Any
 from .visit_context import current
 from .visit_figures import isolate_figures
 from .visit_kernel import HANDLERS, VisitKernel
-from .visit_namespace import share_main_module
 from .visit_session import VisitHost
 from .visit_shell import no_tee
 
@@ -101,7 +100,6 @@ def install(kernel: Any = None) -> None:
         if name in kernel.shell_handlers:
             kernel.shell_handlers[name] = getattr(kernel, name)
     _direct_to_running_shell(host.step_shell)
-    share_main_module()
     isolate_figures()
 
 

@@ -11,6 +11,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -179,24 +180,28 @@ class Visitor(Client):
 
 
 class Kernel:
-    """A kernel process and the client that owns its main shell, where the step runs."""
+    """A kernel process and the client that owns its main shell, where the step runs.
 
-    def __init__(self, command: list[str] | None = None, environment: dict[str, str] | None = None) -> None:
+    ``command`` is a program of its own, given the path of a connection file that it writes.
+    """
+
+    def __init__(self, command: list[str] | None = None) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="kale-k-", dir="/tmp"))
         self.info: dict[str, Any] = {"transport": "ipc", "ip": str(self.folder / "k"), "key": secrets.token_hex(16)}
         self.info |= {"signature_scheme": "hmac-sha256", "kernel_name": ""}
         self.info |= {f"{channel}_port": number for number, channel in enumerate(CHANNELS, 1)}
         path = self.folder / "kernel.json"
-        path.write_text(json.dumps(self.info))
-        path.chmod(0o600)
+        if command is None:
+            path.touch(0o600)
+            path.write_text(json.dumps(self.info))
         self.log = self.folder / "log"
-        command = command or [PYTHON, "-m", "ipykernel_launcher", "-f"]
+        program = command or [PYTHON, "-m", "ipykernel_launcher", "-f"]
         own = {"IPYTHONDIR": str(self.folder / "ipython"), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
         environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [*command, str(path)],
-                env=environ | own | (environment or {}),
+                [*program, str(path)],
+                env=environ | own,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -204,9 +209,19 @@ class Kernel:
                 cwd=self.folder,
             )
         self.clients: list[Client] = []
+        if command is not None:
+            self._read_info(path)
         self.owner = Client(self.info)
         self.clients.append(self.owner)
         self.step = ""
+
+    def _read_info(self, path: Path) -> None:
+        deadline = time.monotonic() + 30
+        while not path.exists():
+            assert self.is_alive(), self.log.read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        self.info = json.loads(path.read_text())
 
     def install(self, source: str) -> None:
         if not IS_BARE:
@@ -240,7 +255,7 @@ class Kernel:
     def stop(self) -> None:
         try:
             if self.is_alive():
-                self.process.kill()
+                os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait(10)
         finally:
             for client in self.clients:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -608,6 +610,33 @@ def test_shutdown_request_of_a_visiting_notebook_ends_the_visit_only(kernel: Ker
     assert visitor.subshell_id not in kernel.owner.control("list_subshell_request", {})["subshell_id"]
     visitor.close()
     kernel.clients.remove(visitor)
+
+
+@pytest.mark.skipif(IS_BARE, reason="it is about the installation; run without KALE_TEST_BARE")
+def test_visits_installed_before_the_fork_work_in_the_child() -> None:
+    kernel = Kernel([sys.executable, str(Path(__file__).with_name("_forked_kernel.py"))])
+    try:
+        visitor, writer = kernel.visit(), kernel.visit(write=True)
+        kernel.begin(
+            "import time\nstop = 0\nfor i in range(400):\n    time.sleep(.01)\n    if stop: break\nprint(i < 99, stop)\n7"
+        )
+        visitor.run("for i in [99]: import pickle\nclass D: pass")
+        assert visitor.value("pickle.loads(pickle.dumps(D)) is D, i") == "(True, 99)"
+        _, seen = visitor.run("import matplotlib.pyplot as plt; plt.plot([1]); print('mine')", 60)
+        assert (seen.text, seen.images) == ("mine\n", 1)
+        cell = visitor.start("while True: pass")
+        visitor.wait_busy(cell)
+        assert visitor.interrupt()["how"] == "raised"
+        assert visitor.finish(cell)[0]["ename"] == "KeyboardInterrupt"
+        writer.run("stop = 1")
+        _, output = kernel.end()
+        assert (output.text.split()[1], output.result, output.images) == ("1", "7", 0)
+        assert visitor.leave()["how"] == "deleted"
+        names = "[n for n in globals() if n.endswith('s__') and n != '__builtins__']"
+        assert kernel.run(f"print({names})") == "[]\n"
+    finally:
+        print(kernel.log.read_text())
+        kernel.stop()
 
 
 @pytest.mark.skipif(IS_BARE, reason="it is about the installation; run without KALE_TEST_BARE")
