@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import time
 import uuid
@@ -20,7 +21,7 @@ from kale_magic.errors import JobError, StepFailed, UsageError
 from kale_proxy.wire import AgentGone
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from kale_proxy.visitor import OnInput, OnMessage, Visitor
@@ -58,6 +59,7 @@ class Visits:
     def __init__(self, client: Asks) -> None:
         self._client = client
         self._visitors: dict[tuple[str, str], Visitor] = {}
+        self._names_seen: dict[str, set[str]] = {}  # by live folder
 
     def close(self) -> None:
         """End all visits."""
@@ -99,6 +101,38 @@ class Visits:
                 raise TimeoutError(f"{target} is still {target.state} after {timeout:g} s{why}.")
             time.sleep(_POLL_S)
             target = where_in(self._client, target.run, target.step, target.point)
+
+    def wait_for_names(
+        self, target: Target, names: Iterable[str], timeout: float, on_wait: Callable[[str], None] | None = None
+    ) -> bool:
+        """Wait until a running Python step has all of ``names``, since one that has just begun has none; say whether.
+
+        Parameters
+        ----------
+        target : Target
+            One job whose kernel is there.
+        names : iterable of str
+            Names that the step's code assigns.
+        timeout : float
+            Longest wait in seconds.
+        on_wait : callable, optional
+            Called once with what is waited for.
+        """
+        seen = self._names_seen.setdefault(str(target.live), set())
+        missing = sorted(set(names) - seen)
+        deadline = time.monotonic() + timeout
+        is_said = False
+        while missing:
+            text = self._ask(target, f"print(*[name for name in {missing!r} if name not in globals()])")
+            seen.update(set(missing) - set(text.split()))
+            missing = text.split()
+            if missing and time.monotonic() > deadline:
+                return False
+            if missing and on_wait is not None and not is_said:
+                is_said = True
+                on_wait(", ".join(f"`{name}`" for name in missing))
+            time.sleep(_POLL_S if missing else 0)
+        return True
 
     def execute(
         self,
@@ -243,6 +277,9 @@ class Visits:
         if visitor is None:
             from kale_proxy.visitor import Visitor
 
+            for old in [old for old in self._visitors if not os.path.isdir(old[0])]:  # their steps are over
+                self._names_seen.pop(old[0], None)
+                self._drop(old)
             visitor = self._visitors[key] = Visitor.connect(live, mode=mode, timeout=_CONNECT_S)
             if visitor.note and on_note is not None:
                 on_note(visitor.note)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kale_magic.api import files
 from kale_magic.api.find import one_job
-from kale_magic.errors import UsageError
+from kale_magic.errors import StepSyntaxError, UsageError
 from kale_magic.magics.mistakes import named
 from kale_magic.magics.replay import Inline
+from kale_magic.model.names import assigned_names, free_names
+from kale_magic.model.step import StepKind
 
 if TYPE_CHECKING:
+    from kale_magic.api.find import Target
     from kale_magic.magics.door import Request
     from kale_magic.magics.session import KaleMagics
+
+_OWN_NAMES_S = 10.0  # a step that has just begun is given so long to make what the visitor wants to see
 
 
 def attach(session: KaleMagics, request: Request) -> None:
@@ -24,6 +30,9 @@ def attach(session: KaleMagics, request: Request) -> None:
     inline = Inline(session)
     timeout = session.attach_timeout if args.timeout is None else args.timeout
     target = session.visits.wait_for_kernel(target, timeout, on_wait=inline.waiting)
+    common, own = _names_to_come(session, target, request.body)
+    for names, longest in ((common, timeout), (own, min(timeout, _OWN_NAMES_S))):
+        session.visits.wait_for_names(target, names, longest, on_wait=partial(inline.waiting_for_names, target))
     inline.done_waiting()
     mode = "main" if args.main else "write" if args.write else "visit"
     try:
@@ -39,6 +48,19 @@ def attach(session: KaleMagics, request: Request) -> None:
         raise named("KeyboardInterrupt", f"The visit was interrupted; {target} goes on.") from None
     if reply.get("status") != "ok":
         raise named(str(reply.get("ename") or "Aborted"), str(reply.get("evalue") or ""), inline.traceback)
+
+
+def _names_to_come(session: KaleMagics, target: Target, body: str) -> tuple[set[str], set[str]]:
+    """Return which names of a visitor's cell the common code, and which the step's own, is going to make."""
+    workflow = session.submitted.get(target.run)
+    if target.kind != StepKind.PYTHON or workflow is None or target.step not in workflow.steps:
+        return set(), set()
+    try:
+        used = set(free_names(body))
+    except StepSyntaxError:  # the kernel says it better
+        return set(), set()
+    common = used & assigned_names(workflow.common_code())
+    return common, (used & assigned_names(workflow.steps[target.step].code)) - common
 
 
 def pull(session: KaleMagics, request: Request) -> None:

@@ -45,15 +45,22 @@ class Inline:
 
     def waiting(self, target: Target) -> None:
         """Say why the step has not started; the line goes when it does."""
-        if self._has_waited and self._session.is_rich:
-            self._publisher.clear_output(wait=True)
-        self._has_waited = True
-        print(f"{target} {target.doing} ...", flush=True)
+        self._wait(f"{target} {target.doing} ...")
+
+    def waiting_for_names(self, target: Target, names: str) -> None:
+        """Say which names the step has not made yet."""
+        self._wait(f"{target} has not made {names} yet ...")
 
     def done_waiting(self) -> None:
         """Take the line of :meth:`waiting` away as soon as something else is shown."""
         if self._has_waited and self._session.is_rich:
             self._publisher.clear_output(wait=True)
+
+    def _wait(self, line: str) -> None:
+        if self._has_waited and self._session.is_rich:
+            self._publisher.clear_output(wait=True)
+        self._has_waited = True
+        print(line, flush=True)
 
     def note(self, sentence: str) -> None:
         """Show how a visit here is less than usual."""

@@ -37,7 +37,7 @@ class FakeVisitor:
         if self.is_gone:
             raise AgentGone("gone")
         self.cells.append(code)
-        if code.startswith(("__import__", "print(__import__")):
+        if silent:
             return self.ours(code, on_message)
         if "1/0" in code:
             on_message("error", {"traceback": ["line of the visitor", "ZeroDivisionError"]}, {}, [])
@@ -54,7 +54,7 @@ class FakeVisitor:
     def ours(self, code: str, on_message: Any) -> dict[str, Any]:
         printed: list[str] = []
         try:
-            exec(code, {**FakeVisitor.namespace, "print": printed.append})
+            exec(code, {**FakeVisitor.namespace, "print": lambda *words: printed.append(" ".join(words))})
         except Exception as exc:
             return {"status": "error", "ename": type(exc).__name__, "evalue": str(exc)}
         for text in printed:
@@ -130,6 +130,29 @@ def test_waiting_step_is_waited_for_and_the_reason_shown(md: Notebook) -> None:
     assert "melt-1/later is waiting (waits for `md`) ..." in text
     assert "still waiting after 0 s" in text
     assert type(md.error).__name__ == "TimeoutError"
+
+
+def test_visit_to_a_step_that_has_just_begun_waits_for_the_names_it_is_going_to_make(
+    md: Notebook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    md.run("%kale_workflow eos")
+    md.run("%%kale_common\nimport math")
+    md.run("%%kale_step md\nedge = [1]\nother = 2")
+    md.session.submitted["melt-1"] = md.session.declarations.workflow
+    namespace = FakeVisitor.namespace
+    looks = [namespace, namespace | {"math": 1}, namespace | {"math": 1, "edge": [1]}]
+    real = FakeVisitor.ours
+
+    def ours(self, code, on_message):
+        FakeVisitor.namespace = looks.pop(0)
+        return real(self, code, on_message)
+
+    monkeypatch.setattr(FakeVisitor, "ours", ours)
+    monkeypatch.setattr("kale_magic.api.visits._POLL_S", 0.001)
+    md.run("%%kale_attach md\nprint(math, edge, mine := 1, never)")
+    assert "melt-1/md has not made `math` yet ..." in md.text
+    assert looks == []
+    md.run("%%kale_attach md\nprint(math, edge)")  # known to be there: not asked again
 
 
 def test_finished_step_says_how_to_look_at_what_it_left(md: Notebook) -> None:
