@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from kale_magic.cli.shapes import MANAGER_KEYS, RUN_KEYS, STEP_KEYS
+from tests.conftest import private_kale
 from tests.unit.cli_shell import notebook
 
 DEADLINE_S = 60.0
@@ -32,13 +33,30 @@ BAD = (
 SLOW = ("%kale_workflow slow", "%%kale_step loop\nimport time\nfor i in range(1200):\n    time.sleep(0.05)")
 
 
+@pytest.fixture(scope="module")
+def shared_home():
+    """A Kale for all tests that leave nothing behind in it; each has a folder of its own, and so runs of its own."""
+    with private_kale() as home:
+        yield home
+
+
 @pytest.fixture
-def place(kale_home, tmp_path):
+def place(shared_home, tmp_path):
+    """A folder with notebooks."""
+    return with_notebooks(tmp_path)
+
+
+@pytest.fixture
+def own_place(kale_home, tmp_path):
     """A folder with notebooks, beside a Kale of its own."""
-    notebook(tmp_path / "good.ipynb", *GOOD)
-    notebook(tmp_path / "bad.ipynb", *BAD)
-    notebook(tmp_path / "slow.ipynb", *SLOW)
-    return tmp_path
+    return with_notebooks(tmp_path)
+
+
+def with_notebooks(folder):
+    notebook(folder / "good.ipynb", *GOOD)
+    notebook(folder / "bad.ipynb", *BAD)
+    notebook(folder / "slow.ipynb", *SLOW)
+    return folder
 
 
 def kale(place, *words, code=0):
@@ -195,16 +213,16 @@ def test_on_a_terminal_there_is_a_bar_and_an_interrupt_asks_whether_to_cancel(pl
     if process == 0:
         os.chdir(place)
         os.environ |= {"TERM": "xterm", "PYTHONIOENCODING": "utf-8"}
-        os.execv(sys.executable, [sys.executable, "-m", "kale_magic.cli.main", "run", "slow.ipynb", "--name", "slow-1"])
+        os.execv(sys.executable, [sys.executable, "-m", "kale_magic.cli.main", "run", "slow.ipynb", "--name", "slow-2"])
     read_until(terminal, "1 running")
     os.write(terminal, b"\x03")
-    read_until(terminal, "Cancel run slow-1? [y/N]")
+    read_until(terminal, "Cancel run slow-2? [y/N]")
     os.write(terminal, b"y\n")
     assert "cancelled loop" in read_until(terminal, "cancelled loop")
     _, status = os.waitpid(process, 0)
     os.close(terminal)
     assert os.waitstatus_to_exitcode(status) == 130
-    assert run_object(kale(place, "wait", "slow-1", "--json", code=1).stdout)["state"] == "cancelled"
+    assert run_object(kale(place, "wait", "slow-2", "--json", code=1).stdout)["state"] == "cancelled"
 
 
 def read_until(terminal, text):
@@ -217,28 +235,28 @@ def read_until(terminal, text):
     return said
 
 
-def test_manager_is_started_asked_and_stopped(place):
-    kale(place, "manager", "status", code=3)
-    assert kale(place, "manager", "stop").stdout == "No manager runs.\n"
-    started = json.loads(kale(place, "manager", "start", "--json").stdout)
+def test_manager_is_started_asked_and_stopped(own_place):
+    kale(own_place, "manager", "status", code=3)
+    assert kale(own_place, "manager", "stop").stdout == "No manager runs.\n"
+    started = json.loads(kale(own_place, "manager", "start", "--json").stdout)
     assert tuple(started) == MANAGER_KEYS
-    assert "runs already" in kale(place, "manager", "start").stdout
-    found = json.loads(kale(place, "manager", "status", "--json").stdout)
+    assert "runs already" in kale(own_place, "manager", "start").stdout
+    found = json.loads(kale(own_place, "manager", "status", "--json").stdout)
     assert found == started
     os.kill(found["pid"], 0)
-    assert kale(place, "manager", "logs").stdout
-    assert str(found["pid"]) in kale(place, "manager", "stop").stdout
-    kale(place, "manager", "status", code=3)
+    assert kale(own_place, "manager", "logs").stdout
+    assert str(found["pid"]) in kale(own_place, "manager", "stop").stdout
+    kale(own_place, "manager", "status", code=3)
     assert is_gone(found["pid"])
 
 
-def test_manager_of_another_version_is_refused_and_can_be_stopped(place, kale_home):
-    pid = json.loads(kale(place, "manager", "start", "--json").stdout)["pid"]
+def test_manager_of_another_version_is_refused_and_can_be_stopped(own_place, kale_home):
+    pid = json.loads(kale(own_place, "manager", "start", "--json").stdout)["pid"]
     other = "import kale_magic.protocol as p; p.PROTOCOL_VERSION = 99; import sys; from kale_magic.cli.main import main; sys.exit(main(sys.argv[1:]))"
 
     def as_other(*words):
         return subprocess.run(
-            [sys.executable, "-c", other, *words], cwd=place, capture_output=True, text=True, timeout=DEADLINE_S
+            [sys.executable, "-c", other, *words], cwd=own_place, capture_output=True, text=True, timeout=DEADLINE_S
         )
 
     refused = as_other("status")
@@ -250,8 +268,8 @@ def test_manager_of_another_version_is_refused_and_can_be_stopped(place, kale_ho
     assert is_gone(pid)
 
 
-def test_doctor_finds_this_machine_well_and_a_broken_one_not(place, kale_home):
-    done = json.loads(kale(place, "doctor", "--json").stdout)
+def test_doctor_finds_this_machine_well_and_a_broken_one_not(own_place, kale_home):
+    done = json.loads(kale(own_place, "doctor", "--json").stdout)
     assert done["ok"]
     assert {finding["part"] for finding in done["findings"]} == {
         "python",
@@ -262,9 +280,9 @@ def test_doctor_finds_this_machine_well_and_a_broken_one_not(place, kale_home):
         "local executor",
         "kernel",
     }
-    kale(place, "manager", "stop")
+    kale(own_place, "manager", "stop")
     (kale_home / "config.toml").write_text("[manager]\nidle = 3\n")
-    text = kale(place, "doctor", code=1).stdout
+    text = kale(own_place, "doctor", code=1).stdout
     assert "WRONG" in text
     assert "-> Known in [manager]" in text
 
@@ -291,6 +309,7 @@ def test_two_homes_know_nothing_of_each_other(place, monkeypatch, tmp_path_facto
     with monkeypatch.context() as patch:
         patch.setenv("KALE_HOME", str(tmp_path_factory.mktemp("other")))
         kale(place, "manager", "status", code=3)
+    kale(place, "manager", "status")
 
 
 def test_words_of_the_magics_are_not_needed_to_start_quickly():

@@ -437,9 +437,7 @@ def test_run_submits_what_the_words_say_and_sums_up(client, tmp_path, capsys):
     done = tmp_path / ".kale/runs/trial/steps/a"
     done.mkdir(parents=True)
     (done / "step.ipynb").touch()
-    assert (
-        main(["run", "eos.ipynb", "--name", "trial", "--only", "a", "--params", "n=3", "n=4"]) == 0
-    )
+    assert main(["run", "eos.ipynb", "--name", "trial", "--only", "a", "--params", "n=3", "n=4"]) == 0
     _, workflow, fields = client.asked[0]
     assert workflow["name"] == "eos"
     assert (fields["name"], fields["only"], fields["params"]) == ("trial", ["a"], {"n": "4"})
