@@ -90,11 +90,26 @@ def end_all(home: Path, sockets: Path) -> None:
 def _end(process: psutil.Process, *, with_children: bool) -> None:
     family = [process, *(process.children(recursive=True) if with_children else [])]
     process.send_signal(signal.SIGTERM)
-    _, alive = psutil.wait_procs([process], timeout=_ENDS_WITHIN_S)
+    alive = _wait([process])
     for left in [*alive, *family[1:]]:
         with contextlib.suppress(psutil.NoSuchProcess):
             left.kill()
-    psutil.wait_procs(family, timeout=_ENDS_WITHIN_S)
+    _wait(family)
+
+
+def _wait(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Wait until these have ended, return those that have not; a zombie has: its new parent may take seconds to reap it."""
+    deadline = time.monotonic() + _ENDS_WITHIN_S
+    while (alive := [process for process in processes if _is_alive(process)]) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return alive
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 @pytest.fixture

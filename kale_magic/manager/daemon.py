@@ -151,9 +151,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = config.load()
         _trim_log(settings)
         asyncio.run(_serve(settings))
-    except ManagerUnavailable as exc:
-        _log.info("not needed: %s", exc)
     except KaleError as exc:
+        if isinstance(exc, ManagerUnavailable) and exc.transient:  # whoever started us will find the other one
+            _log.info("not needed: %s", exc)
+            return 0
         _log.error("gives up: %s", exc)
         return 1
     except Exception as exc:  # the edge of the process: the reason must reach the log and who waits for us

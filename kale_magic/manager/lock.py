@@ -104,6 +104,7 @@ class ManagerLock:
                 raise ManagerUnavailable(
                     f"Your manager runs on {holder.get('host')} (pid {holder.get('pid')}), not on {self.owner['host']}.",
                     f"If that host is gone for good, remove {self._folder}/manager.json and manager.lock.*",
+                    transient=False,
                 )
             if is_alive(holder) and holder.get("pid") != os.getpid():
                 raise ManagerUnavailable(f"A manager runs already ({_words(holder)}).")

@@ -49,6 +49,7 @@ class Requests:
             protocol.STATUS: self._status,
             protocol.RUNS: self._runs,
             protocol.WHERE: self._where,
+            protocol.FIND: self._find,
             protocol.CANCEL: self._cancel,
             protocol.STOP: self._stop,
             protocol.RELEASE: self._release,
@@ -150,6 +151,21 @@ class Requests:
             "folder": run.context.folder(job),
             "job": job.uuid or None,
         }
+
+    async def _find(self, fields: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return where a step is in each live run that has it and in the newest ended one, newest first."""
+        step = _text(fields, "step")
+        if step is None:
+            raise UsageError("find: a step is needed.")
+        folder, is_below = _text(fields, "folder"), bool(fields.get("below"))
+        workflow = _text(fields, "workflow")
+        names = self._service.store.runs_with(step, workflow, folder, is_below=is_below, limit=_EARLIER_RUNS)
+        found, has_ended = [], False
+        for name in names:
+            if name in self._service.runs or not has_ended:
+                found.append(await self._where({"run": name, "step": step}))
+                has_ended = has_ended or name not in self._service.runs
+        return found
 
     async def _queue(self, fields: dict[str, Any]) -> list[dict[str, Any]]:  # noqa: ARG002 - every op has fields
         lines = []

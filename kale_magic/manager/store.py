@@ -87,6 +87,17 @@ class SqliteStore(Store):
         where = "WHERE workflow_folder = ? AND workflow = ? ORDER BY number DESC LIMIT ?"
         return self._records(where, workflow_folder, workflow, limit)
 
+    def runs_with(self, step: str, workflow: str | None, folder: str | None, *, is_below: bool, limit: int) -> list[str]:
+        """Return the ids of runs that have a step, newest first; of a workflow and in (or below) a folder, where given."""
+        sql, values = "SELECT id FROM runs WHERE EXISTS (SELECT 1 FROM jobs WHERE jobs.run = runs.number AND step = ?)", [step]
+        if workflow is not None:
+            sql, values = f"{sql} AND workflow = ?", [*values, workflow]
+        if folder is not None:
+            inside = folder.rstrip("/") + "/"
+            below = " OR substr(workflow_folder, 1, length(?)) = ?" * is_below
+            sql, values = f"{sql} AND (workflow_folder = ?{below})", [*values, folder, *[inside, inside] * is_below]
+        return [str(row[0]) for row in self._fetch(f"{sql} ORDER BY number DESC LIMIT ?", *values, limit)]
+
     def jobs(self, record: RunRecord) -> list[Job]:
         """Return the jobs of a run in their order."""
         sql = "SELECT number, step, point, state, detail FROM jobs WHERE run = ? ORDER BY number"

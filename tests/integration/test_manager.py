@@ -376,11 +376,11 @@ def test_event_stream_goes_on_over_a_killed_manager(client, tmp_path):
     assert completed == ["s0", "s1", "s2", "s3"]
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2])
 def test_kill_9_at_any_moment_loses_nothing_and_runs_nothing_twice(kale_home, tmp_path, seed):
     """Each step adds its name to a file; the manager is killed again and again, at random moments, from the submit on."""
     dice = random.Random(seed)
-    width, length = 4, 12
+    width, length = 3, 10
     steps = [
         Step(
             name=f"s{row}_{column}",
@@ -396,7 +396,7 @@ def test_kill_9_at_any_moment_loses_nothing_and_runs_nothing_twice(kale_home, tm
     kills = []
 
     def murder():
-        while not stop.wait(dice.uniform(0.0, 0.35)):
+        while not stop.wait(dice.uniform(0.0, 0.5)):
             try:
                 os.kill(manager_pid(), signal.SIGKILL)
                 kills.append(1)
@@ -415,7 +415,7 @@ def test_kill_9_at_any_moment_loses_nothing_and_runs_nothing_twice(kale_home, tm
             except ManagerUnavailable:
                 pass
             time.sleep(0.1)
-            if len(kills) >= 25:
+            if len(kills) >= 15:
                 stop.set()
     finally:
         stop.set()
