@@ -13,7 +13,7 @@ _STYLE = "text-align:left;padding:2px 14px 2px 0;border:0;background:none"
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[object]], *, text: str = "", title: str = "") -> dict[str, Any]:
-    """Return a mime bundle of a table.
+    """Return a mime bundle of a table; a column in which every cell is empty is left out.
 
     Parameters
     ----------
@@ -26,7 +26,9 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[object]], *, text: str =
     title : str
         A line above it.
     """
-    cells = [[str(cell) for cell in row] for row in rows]
+    used = [n for n in range(len(heads)) if any(str(row[n]) for row in rows)]
+    heads = [heads[n] for n in used]
+    cells = [[str(row[n]) for n in used] for row in rows]
     return {"text/plain": text or _plain(heads, cells, title), "text/html": _html(heads, cells, title)}
 
 

@@ -36,8 +36,7 @@ def usage_bundle(samples: Sequence[dict[str, Any]], title: str) -> dict[str, Any
         "processes": [str(sample.get("processes", "")) for sample, _ in shown],
         "node": [_node(sample) for sample, _ in shown],
     }
-    used = {name: cells for name, cells in columns.items() if any(cells)}
-    bundle = table(list(used), [list(row) for row in zip(*used.values(), strict=True)], title=title)
+    bundle = table(list(columns), [list(row) for row in zip(*columns.values(), strict=True)], title=title)
     peak = _peaks(samples, rates)
     bundle["text/plain"] += f"\n{peak}"
     bundle["text/html"] += f"<div>{peak}</div>"
