@@ -74,6 +74,10 @@ class Store(ABC):
         """Return runs of a workflow in a folder, newest first."""
 
     @abstractmethod
+    def runs_with(self, step: str, workflow: str | None, folder: str | None, *, is_below: bool, limit: int) -> list[str]:
+        """Return the ids of runs that have a step, newest first; of a workflow and in (or below) a folder, where given."""
+
+    @abstractmethod
     def jobs(self, record: RunRecord) -> list[Job]:
         """Return the jobs of a run in their order."""
 

@@ -219,6 +219,13 @@ class Client:
         """Return a step's state, reason, folder, and its live folder if it has a kernel; raises UnknownStepError."""
         return self._ask_object(protocol.WHERE, {"run": run, "step": step, "point": point})
 
+    def find(
+        self, step: str, workflow: str | None = None, folder: str | Path | None = None, *, is_below: bool = False
+    ) -> list[dict[str, Any]]:
+        """Return where a step is (as :meth:`where`) in each live run that has it and in the newest ended one, newest first."""
+        fields = {"step": step, "workflow": workflow, "folder": None if folder is None else os.path.abspath(folder)}
+        return self._ask_list(protocol.FIND, {**fields, "below": is_below})
+
     def cancel(self, run: str, step: str | None = None, point: int | None = None) -> list[str]:
         """Cancel a run, a step or a point, whatever it does; returns the names of what was not yet over."""
         found = self._ask_object(protocol.CANCEL, {"run": run, "step": step, "point": point})

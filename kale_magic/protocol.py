@@ -22,13 +22,14 @@ STATUS = "status"
 RUNS = "runs"
 EVENTS = "events"
 WHERE = "where"
+FIND = "find"
 CANCEL = "cancel"
 STOP = "stop"
 RELEASE = "release"
 QUEUE = "queue"
 MANAGER = "manager"
 SHUTDOWN = "shutdown"
-OPS = (SUBMIT, STATUS, RUNS, EVENTS, WHERE, CANCEL, STOP, RELEASE, QUEUE, MANAGER, SHUTDOWN)
+OPS = (SUBMIT, STATUS, RUNS, EVENTS, WHERE, FIND, CANCEL, STOP, RELEASE, QUEUE, MANAGER, SHUTDOWN)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -33,6 +34,12 @@ class Asks(Protocol):
 
     def where(self, run: str | None, step: str, point: int | None = None) -> dict[str, Any]:
         """Return where a step is."""
+
+
+    def find(
+        self, step: str, workflow: str | None = None, folder: str | Path | None = None, *, is_below: bool = False
+    ) -> list[dict[str, Any]]:
+        """Return where a step is in each live run that has it and in the newest ended one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,6 +92,10 @@ class Scope:
         """Return the runs in scope, newest first."""
         found = client.runs(self.folder, limit)
         return [run for run in found if self.workflow is None or run.get("workflow") == self.workflow]
+
+    def find(self, client: Asks, step: str) -> list[dict[str, Any]]:
+        """Return where a step is in each live run in scope and in the newest ended one, newest first."""
+        return client.find(step, self.workflow, self.folder)
 
     def __str__(self) -> str:
         """Return the words for a message."""
@@ -189,9 +200,14 @@ def points_of(client: Asks, run: str, step: str) -> list[dict[str, object]]:
         raise UnknownStepError(f"Run {run} has no step {step}.", _suggest(step, status["steps"])) from None
     if not points:
         return []
+    return _points(Path(status["folder"]) / "workflow.yaml", step)
+
+
+@lru_cache(maxsize=64)
+def _points(path: Path, step: str) -> list[dict[str, object]]:
+    """Read a run's sweep from its workflow, which never changes."""
     from kale_magic.formats import native
 
-    path = Path(status["folder"]) / "workflow.yaml"
     return native.load(path.read_text(encoding="utf-8"), source=str(path)).steps[step].points()
 
 
@@ -203,6 +219,10 @@ def where_in(client: Asks, run: str, step: str, point: int | None = None) -> Tar
         if exc.hint:
             raise
         raise UnknownStepError(exc.message, _suggest(step, client.status(run).get("steps", {}))) from exc
+    return _target(found)
+
+
+def _target(found: Mapping[str, Any]) -> Target:
     live = found.get("live")
     return Target(
         run=str(found["run"]),
@@ -217,24 +237,16 @@ def where_in(client: Asks, run: str, step: str, point: int | None = None) -> Tar
 
 
 def _newest_with(client: Asks, step: str, scope: Scope, *, is_acting: bool) -> Target:
-    runs = scope.runs(client)
-    if not runs:
-        raise UnknownRunError(f"There is no run of {scope} yet, so no step {step}.", "Start one with %kale_submit.")
-    found: list[Target] = []
-    for run in runs:
-        if is_acting and found and run.get("state") != "running":
-            continue
-        try:
-            target = where_in(client, str(run["run"]), step)
-        except (UnknownStepError, UnknownRunError):
-            continue
-        found.append(target)
-        if not is_acting:
-            return target
+    found = [_target(item) for item in scope.find(client, step)]
     if not found:
+        runs = scope.runs(client)
+        if not runs:
+            raise UnknownRunError(f"There is no run of {scope} yet, so no step {step}.", "Start one with %kale_submit.")
         recent = [client.status(str(run["run"]))["steps"] for run in runs[:_SHOWN]]
         names = dict.fromkeys(name for steps in recent for name in steps)
         raise UnknownStepError(f"No run of {scope} has a step {step}.", _suggest(step, names))
+    if not is_acting:
+        return found[0]
     live = [target for target in found if not target.is_final]
     if len(live) > 1:
         candidates = _listed([f"{target.run}/{target.label} ({target.state})" for target in live])

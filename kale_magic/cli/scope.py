@@ -22,6 +22,10 @@ class Below(Scope):
         """Return them, newest first, at most ``limit``."""
         return [run for run in client.runs(None, _LOOKED_AT) if self.has(run)][:limit]
 
+    def find(self, client: Asks, step: str) -> list[dict[str, Any]]:
+        """Return where a step is in each live run in scope and in the newest ended one, newest first."""
+        return client.find(step, None, self.folder, is_below=True)
+
     def has(self, run: dict[str, Any]) -> bool:
         """Whether a run of the manager's list is one of them."""
         home = run.get("workflow_folder")

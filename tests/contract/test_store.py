@@ -104,6 +104,26 @@ def test_earlier_runs_are_those_of_the_workflow_in_its_folder(store):
     assert [run.id for run in store.earlier_runs("eos", "/w", 1)] == ["c"]
 
 
+def test_runs_that_have_a_step_are_found_by_workflow_and_folder(store):
+    fit, other = Job(0, "fit", None, StepState.WAITING), Job(1, "other", None, StepState.WAITING)
+    add(store, "a", [fit, other])
+    add(store, "b", [other])
+    add(store, "c", [fit], workflow="md")
+    add(store, "d", [fit], workflow_folder="/w/below")
+    add(store, "e", [fit], workflow_folder="/with")
+
+    def found(workflow=None, folder=None, is_below=False, limit=10):
+        return store.runs_with("fit", workflow, folder, is_below=is_below, limit=limit)
+
+    assert found() == ["e", "d", "c", "a"]
+    assert found(limit=2) == ["e", "d"]
+    assert found("eos") == ["e", "d", "a"]
+    assert found(folder="/w") == ["c", "a"]
+    assert found(folder="/w", is_below=True) == ["d", "c", "a"]
+    assert found("eos", "/w", is_below=True) == ["d", "a"]
+    assert found(folder="/", is_below=True) == ["e", "d", "c", "a"]
+
+
 def test_events_are_replayed_after_a_number_and_of_one_run(store):
     store.write(Batch(events=[event(1), event(2, "b"), event(3)]))
     store.write(Batch(events=[event(4, "b")]))

@@ -85,7 +85,7 @@ class FakeClient:
             counts: dict[str, int] = {}
             for step in status["steps"].values():
                 counts[step["state"]] = counts.get(step["state"], 0) + 1
-            found.append({**status, "steps": counts})
+            found.append({**status, "steps": counts, "steps_of": list(status["steps"])})
         return [run for run in found if folder is None or str(folder) == run["workflow_folder"]][:limit]
 
     def where(self, run: str | None, step: str, point: int | None = None) -> dict[str, Any]:
@@ -101,6 +101,16 @@ class FakeClient:
             "run": run, "step": step, "point": point, "state": item["state"], "reason": item.get("reason", ""), "job": None,
             **place, **self.places.get((str(run), step, point), {}),
         }  # fmt: skip
+
+    def find(self, step: str, workflow: str | None = None, folder: object = None, *, is_below: bool = False) -> list[dict[str, Any]]:
+        found = []
+        for run in self.runs(None if is_below else folder):
+            home = str(run.get("workflow_folder"))
+            is_inside = folder is None or not is_below or home == str(folder) or home.startswith(f"{folder}/")
+            if (workflow is None or run["workflow"] == workflow) and is_inside and step in run["steps_of"]:
+                found.append(self.where(run["run"], step))
+        ended = [item for item in found if self.runs_by_id[item["run"]]["state"] in FINAL]
+        return [item for item in found if item not in ended[1:]]
 
     def wait(self, run: str, *, timeout: float | None = None) -> dict[str, Any]:
         while self.changes:
