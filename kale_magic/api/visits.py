@@ -90,7 +90,7 @@ class Visits:
         deadline = time.monotonic() + timeout
         said: tuple[str, str] | None = None
         while True:
-            _refuse_without_kernel(target)
+            refuse_without_kernel(target)
             if target.live is not None and (target.live / "kernel.json").exists():
                 return target
             if on_wait is not None and said != (target.state, target.reason):
@@ -191,7 +191,7 @@ class Visits:
                 self._drop(key)
                 now = where_in(self._client, target.run, target.step, target.point)
                 if is_fresh or now.live != live:
-                    _refuse_without_kernel(now)
+                    refuse_without_kernel(now)
                     raise JobError(f"{now} {now.doing} and can't be visited: {exc}") from exc
             except TimeoutError as exc:
                 self._drop(key)  # ends its cell too: nobody waits for it any more
@@ -294,13 +294,14 @@ class Visits:
 
 def live_folder(target: Target) -> Path:
     """Return the folder of a step's kernel; raises UsageError if it has none now."""
-    _refuse_without_kernel(target)
+    refuse_without_kernel(target)
     if target.live is None:
         raise UsageError(f"{target} {target.doing}: it has no kernel yet.")
     return target.live
 
 
-def _refuse_without_kernel(target: Target) -> None:
+def refuse_without_kernel(target: Target) -> None:
+    """Raise UsageError if the step has no kernel and won't get one; the hint says where to look instead."""
     if target.kind in _NO_KERNEL:
         raise UsageError(f"{target} is a {target.kind} step: it has no kernel.", f"See what it prints: %kale_logs {target}")
     if target.is_final and target.state in _OVER:

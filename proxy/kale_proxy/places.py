@@ -27,7 +27,7 @@ def state_dir() -> Path:
         It can't be made, or belongs to another user.
     """
     home = os.environ.get("KALE_HOME")
-    return private_dir(Path(home) if home else _jupyter_data_dir() / "kale")
+    return private_dir(Path(home) if home else jupyter_data_dir() / "kale")
 
 
 def socket_dir() -> Path:
@@ -75,7 +75,7 @@ def _local_tmp() -> Path:
     return Path(tempfile.gettempdir())
 
 
-def _jupyter_data_dir() -> Path:
+def jupyter_data_dir() -> Path:
     """Return Jupyter's data folder by the rules of jupyter_core.paths, without importing it."""
     if given := os.environ.get("JUPYTER_DATA_DIR"):
         return Path(given)

@@ -1,0 +1,54 @@
+"""Tells a relay where its step is, by asking the manager."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from kale_magic.api.find import Scope, find_step, one_job, where_in
+from kale_magic.api.visits import refuse_without_kernel
+from kale_magic.client import Client
+from kale_magic.errors import KaleError, ManagerUnavailable, UnknownRunError, UnknownStepError, UsageError
+from kale_proxy.relay import Place
+
+if TYPE_CHECKING:
+    from kale_magic.api.find import Target
+
+
+class Seeker:
+    """Finds the step named ``text``, again and again; the client lives in a thread of its own."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._client: Client | None = None
+        self._target: Target | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="kale-seek")
+
+    async def __call__(self) -> Place:
+        """Return where the step is now."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._find)
+
+    def _find(self) -> Place:
+        try:
+            return self._place()
+        except (UsageError, UnknownStepError, UnknownRunError) as exc:
+            return Place(advice=str(exc))
+        except (KaleError, OSError) as exc:
+            self._client = None
+            if isinstance(exc, ManagerUnavailable) and self._target is not None and self._target.live is not None:
+                return Place(live=self._target.live)  # the step goes on without a manager
+            return Place(doing=f"can't be looked up: {exc}")
+
+    def _place(self) -> Place:
+        if self._client is None:
+            self._client = Client.connect()
+        if self._target is None:
+            self._target = one_job(self._client, find_step(self._client, self._text, Scope()))
+        else:
+            self._target = where_in(self._client, self._target.run, self._target.step, self._target.point)
+        refuse_without_kernel(self._target)
+        live = self._target.live
+        if live is not None and not (live / "kernel.json").exists():
+            live = None
+        return Place(live=live, doing=self._target.doing)

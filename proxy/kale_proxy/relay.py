@@ -1,0 +1,506 @@
+"""A relay: makes any Jupyter front end a visitor of a running step.
+
+A process at the notebook's end. It binds the five channels of an ordinary connection file, as a kernel would, and joins
+them to the step's agent. The front end may be closed, restarted or shut down: that ends the visit, never the step.
+The stream to the agent may break: the relay comes back by itself, and the front end sees each line once, the reply and idle.
+What it answers itself is in ``relay_answers``, what it remembers in ``relay_ledger``. Called by :mod:`kale_magic.kernels`,
+which knows where steps are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from kale_proxy import relay_answers as answers
+from kale_proxy.agent_link import request_header
+from kale_proxy.doorbell import ProcessWatch
+from kale_proxy.relay_front import Front
+from kale_proxy.relay_ledger import MARK, Ledger, Parents, Request, execute_reply
+from kale_proxy.relay_link import AgentLink
+from kale_proxy.wire import (
+    MAX_FRAME,
+    AgentGone,
+    Channel,
+    Kind,
+    Message,
+    WireError,
+    ack_frame,
+    message_frame,
+    message_size,
+    parse_json,
+    parse_message,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
+    Seek = Callable[[], Awaitable["Place"]]
+
+START_S = 600.0
+_INFO_S = 0.6  # a front end that waits for a kernel asks again each second
+_QUIET_S = 1.5
+_TICK_S = 0.25
+_ACK_S = 0.05
+_BACK_OFF_S = (0.05, 2.0)
+_POLL_S = (0.1, 2.0)
+_FINAL_S = 10.0
+_LOG = logging.getLogger("kale_proxy.relay")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """Where a step is: ``live`` is its kernel's folder if it has one now.
+
+    ``doing`` goes on after its name (``is queued (waits for 2 cores)``); ``advice`` is the sentence for one whose
+    kernel won't come any more, else empty.
+    """
+
+    live: Path | None = None
+    doing: str = ""
+    advice: str = ""
+
+
+def serve(file: Path, name: str, seek: Seek, *, mode: str = "visit", owner: int | None = None) -> None:
+    """Be the kernel of the connection file ``file`` until the front end shuts it down, ``owner`` ends, or a signal comes.
+
+    Parameters
+    ----------
+    file : Path
+        Written by the front end.
+    name : str
+        The step, for people.
+    seek : callable
+        Finds the step; raises nothing that a person should not read. Asked again whenever the kernel is out of reach.
+    mode : str
+        ``visit``, ``write`` or ``main``.
+    owner : int, optional
+        The process with which the relay ends.
+
+    Raises
+    ------
+    ConnectionFileError
+        The file is none, or its addresses are taken.
+    """
+    asyncio.run(_serve(file, name, seek, mode, owner))
+
+
+async def _serve(file: Path, name: str, seek: Seek, mode: str, owner: int | None) -> None:
+    relay = Relay(file, name, seek, mode)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGINT, relay.interrupt)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, relay.stop)
+    watch = ProcessWatch(owner, relay.stop) if owner is not None else None
+    try:
+        await relay.run()
+    finally:
+        if watch is not None:
+            watch.close()
+
+
+class Relay:
+    """See the module; parameters as :func:`serve` has them."""
+
+    def __init__(self, file: Path, name: str, seek: Seek, mode: str) -> None:
+        self._name = name
+        self._seek = seek
+        self._mode = mode
+        self._client_id = os.urandom(16).hex()
+        self._ledger = Ledger(self._client_id)
+        self._parents = Parents()
+        self._loop = asyncio.get_running_loop()
+        self._stopping = asyncio.Event()
+        self._link: AgentLink | None = None
+        self._is_held = False
+        self._agent_pid = 0
+        self._seen: tuple[int | None, int] = (None, 0)  # iopub, replies
+        self._acknowledged: tuple[int | None, int] = (None, 0)
+        self._is_ack_due = False
+        self._probe = ""
+        self._probe_signs: set[str] = set()
+        self._info: dict[str, Any] | None = None
+        self._info_id = ""
+        self._asked_info: list[Request] = []
+        self._count = 0
+        self._over = ""
+        self._doing = ""
+        self._note = ""
+        self._away_since = self._loop.time()
+        self._was_there = False
+        self._front = Front(file, self._from_front, self._go_on)
+
+    # -- life
+
+    async def run(self) -> None:
+        """Serve until :meth:`stop`."""
+        work = [asyncio.ensure_future(self._keep_linked()), asyncio.ensure_future(self._tick())]
+        ending = asyncio.ensure_future(self._stopping.wait())
+        everything: set[asyncio.Future[Any]] = {ending, *work}
+        try:
+            await asyncio.wait(everything, return_when=asyncio.FIRST_COMPLETED)
+            for task in work:
+                if task.done() and (exc := task.exception()) is not None:
+                    raise exc
+        finally:
+            for future in everything:
+                future.cancel()
+            if self._link is not None:
+                self._link.say_bye()
+            await asyncio.gather(*everything, return_exceptions=True)
+            await asyncio.sleep(0)  # the goodbye
+            self._front.close()
+
+    def stop(self) -> None:
+        """Detach and end."""
+        self._stopping.set()
+
+    def interrupt(self) -> None:
+        """End the front end's own cell; what has not gone out yet is taken back."""
+        for request in self._ledger.unsent():
+            if request.is_execute:
+                self._fail(request, "KeyboardInterrupt", f"{self._name} has not seen this cell.")
+        if self._link is not None:
+            header = json.dumps(request_header("interrupt_request") | {MARK: self._client_id}).encode()
+            self._link.send(message_frame(Channel.CONTROL, 0, [header, b"{}", b"{}", b"{}"]))
+
+    async def _keep_linked(self) -> None:
+        poll, back_off = _POLL_S[0], _BACK_OFF_S[0]
+        while True:
+            place = await self._seek()
+            if place.advice:
+                self._end(place.advice)
+                break
+            if place.live is None:
+                self._say(place.doing)
+                await asyncio.sleep(poll)
+                poll = min(_POLL_S[1], poll * 1.3)
+                continue
+            poll = _POLL_S[0]
+            self._doing = "does not answer: its code may be in one long call that holds the interpreter"
+            try:
+                ended = await self._linked(place.live)
+                back_off = _BACK_OFF_S[0]
+            except AgentGone as exc:
+                ended = exc
+            if ended.ended and await self._has_ended(place.live, str(ended)):
+                break
+            self._say(f"is out of reach: {ended}")
+            await asyncio.sleep(back_off)
+            back_off = min(_BACK_OFF_S[1], back_off * 2)
+        await self._stopping.wait()  # a fresh relay asks anew
+
+    async def _linked(self, live: Path) -> AgentGone:
+        """Join to the agent, and return why that ended."""
+        since, replies = self._seen
+        hello = {"client": self._client_id, "since": since, "replies": replies, "visit": {"mode": self._mode}}
+        link = await AgentLink.open(live, hello, self._from_agent)
+        welcome = link.welcome
+        is_same_agent, self._agent_pid = self._agent_pid == welcome["agent_pid"], welcome["agent_pid"]
+        self._seen = self._acknowledged = (int(welcome["seq"]), int(welcome["replies"]))
+        self._note = str(welcome["note"])
+        self._link = link
+        self._away_since = self._loop.time()
+        self._doing = ""
+        link.hold(self._is_held)
+        self._came_back(is_same_agent=is_same_agent)
+        link.start()
+        try:
+            return await link.ended
+        finally:
+            self._link = None
+            self._was_there = True
+            self._away_since = self._loop.time()
+
+    def _came_back(self, *, is_same_agent: bool) -> None:
+        """Repeat what may have been lost with the last stream, in a way that runs no cell twice."""
+        if self._info is None:
+            self._info_id = self._ask(Channel.CONTROL)
+        sent = [request for request in self._ledger if request.is_sent]
+        self._probe = ""
+        for request in self._ledger.unsure():
+            if is_same_agent or request.channel is not Channel.SHELL:  # the agent knows what it has passed on
+                self._pass_on(request)
+        if not is_same_agent and any(request.channel is Channel.SHELL for request in sent):
+            self._probe_signs = set()
+            self._probe = self._ask(Channel.SHELL)
+        self._send_waiting()
+
+    def _probed(self, sign: str) -> None:
+        """Take note of a probe's reply or idle; with both, all that was sent before it has been heard of."""
+        self._probe_signs.add(sign)
+        if self._probe_signs != {"reply", "idle"}:
+            return
+        self._probe = ""
+        settled = self._ledger.after_probe()
+        for request in settled.unanswered:
+            if request.is_execute:
+                self._answer(request, execute_reply(request))
+            else:
+                self._pass_on(request)
+        for request in settled.lost:
+            self._pass_on(request)
+        self._send_waiting()
+
+    async def _has_ended(self, live: Path, reason: str) -> bool:
+        """After the kernel's end: tell the front end what became of the step; False when it runs anew."""
+        deadline = self._loop.time() + _FINAL_S
+        while True:
+            place = await self._seek()
+            if place.advice:
+                self._end(place.advice)
+                return True
+            if place.live is not None and place.live != live:  # another attempt
+                self._forget(reason)
+                return False
+            if self._loop.time() > deadline:
+                self._forget(reason)
+                return False
+            await asyncio.sleep(_POLL_S[0])
+
+    def _end(self, advice: str) -> None:
+        self._over = advice
+        _tell(advice)
+        for request in self._ledger:
+            self._fail(request, "StepEnded", advice)
+        self._inform()
+
+    def _forget(self, reason: str) -> None:
+        """Leave a kernel that has ended, with what was asked of it; the step may get another."""
+        self._seen, self._agent_pid, self._info = (None, 0), 0, None
+        for request in self._ledger:
+            if request.is_sent:
+                self._fail(request, "StepEnded", f"{self._name}: {reason}")
+
+    # -- from the front end
+
+    def _from_front(self, channel: Channel, identities: list[bytes], parts: list[bytes]) -> None:
+        try:
+            header, content = parse_json(parts[0]), parse_json(parts[3])
+            parse_json(parts[1])
+            parse_json(parts[2])
+        except WireError:
+            _LOG.warning("a message that is none was dropped")
+            return
+        kind = header.get("msg_type")
+        if not all(isinstance(header.get(key), str) for key in ("msg_type", "msg_id", "session")):
+            return
+        if channel is Channel.STDIN:
+            if self._link is not None:
+                self._link.send(message_frame(channel, 0, parts))
+            return
+        if self._ledger.find(header["msg_id"]) is not None:
+            return
+        request = self._ledger.take(channel, identities, header, parts, self._loop.time())
+        if kind == "kernel_info_request":
+            self._asked_info.append(request)
+            self._loop.call_later(0 if self._info or self._over else _INFO_S, self._inform)
+        elif kind == "shutdown_request":
+            self._detach(request, is_restart=bool(content.get("restart")))
+        elif kind == "interrupt_request":
+            self._on_interrupt(request)
+        elif request.has_reply and (refused := answers.refusal(channel, request.kind)) is not None:
+            self._settle(request, refused)
+        elif self._over:
+            self._fail(request, "StepEnded", self._over, content)
+        elif message_size(request.parts) > MAX_FRAME:
+            self._fail(request, "ValueError", f"A message of {message_size(parts) >> 20} MiB can't be sent to a step.")
+        else:
+            self._send_waiting()
+
+    def _send_waiting(self) -> None:
+        if self._link is None:
+            return
+        for request in self._ledger.unsent():
+            if request.kind != "kernel_info_request" and (not self._probe or request.channel is not Channel.SHELL):
+                self._pass_on(request)
+
+    def _pass_on(self, request: Request) -> None:
+        if self._link is not None:
+            request.is_sent = True
+            self._link.send(message_frame(request.channel, 0, request.parts))
+            if self._note and request.is_execute:
+                self._show(request, self._note)
+                self._note = ""
+
+    def _ask(self, channel: Channel) -> str:
+        """Send a request of the relay's own: one that any kernel answers and that changes nothing."""
+        assert self._link is not None
+        header = request_header("kernel_info_request") | {MARK: self._client_id}
+        self._link.send(message_frame(channel, 0, [json.dumps(header).encode(), b"{}", b"{}", b"{}"]))
+        return str(header["msg_id"])
+
+    def _on_interrupt(self, request: Request) -> None:
+        self._ledger.drop(request)
+        self.interrupt()
+        self._reply(request, {"status": "ok"})
+
+    def _detach(self, request: Request, *, is_restart: bool) -> None:
+        content = {"status": "ok", "restart": is_restart}
+        self._settle(request, content)
+        self._front.publish("shutdown_reply", self._front.made("shutdown_reply", request.header, content))
+        self.stop()
+
+    # -- from the agent
+
+    def _from_agent(self, kind: Kind, payload: bytes) -> None:
+        if kind is Kind.MSG:
+            message = parse_message(payload)
+            if message.channel is Channel.IOPUB:
+                self._on_iopub(message)
+            else:
+                self._on_reply(message)
+            self._acknowledge()
+        elif kind is Kind.GAP:
+            gap = parse_json(payload)
+            self._seen = (gap["last"], self._seen[1])
+            self._on_gap(gap["last"] - gap["first"] + 1)
+
+    def _on_iopub(self, message: Message) -> None:
+        before, replies = self._seen
+        if before is not None and message.seq <= before:
+            return
+        self._seen = (message.seq, replies)
+        parts = message.parts
+        kind = str(json.loads(parts[0]).get("msg_type"))
+        parent_id, parent = self._parents.clean(parts[1])
+        if parent_id == self._info_id:
+            return
+        if parent_id == self._probe:
+            if kind == "status" and b"idle" in parts[3]:
+                self._probed("idle")
+            return
+        self._ledger.printed(parent_id, kind, parts[3])
+        if kind == "execute_input":
+            self._count = int(json.loads(parts[3]).get("execution_count") or self._count)
+        self._front.publish(kind, [parts[0], parent, *parts[2:]])
+        if self._front.is_full and not self._is_held:
+            self._hold(is_held=True)
+
+    def _on_reply(self, message: Message) -> None:
+        self._seen = (self._seen[0], message.seq)
+        parts = message.parts
+        parent_id, parent = self._parents.clean(parts[1])
+        if parent_id == self._info_id:
+            self._info = answers.kernel_info(json.loads(parts[3]), self._name)
+            self._inform()
+        elif parent_id == self._probe:
+            self._probed("reply")
+        elif message.channel is Channel.STDIN:
+            if (request := self._ledger.find(parent_id)) is not None:
+                self._front.reply(message.channel, request.identities, [parts[0], parent, *parts[2:]])
+        elif (request := self._ledger.answered(parent_id)) is not None:
+            self._front.reply(request.channel, request.identities, [parts[0], parent, *parts[2:]])
+
+    def _on_gap(self, lost: int) -> None:
+        """Say that output is gone, and let no cell wait for an idle that may have been in it."""
+        for request in self._ledger:
+            if request.is_busy and request.is_execute:
+                self._show(request, f"{lost} messages were printed that are no longer kept; the executed notebook has them.")
+            if request.is_answered and not request.is_idle:
+                self._state(request, "idle")
+
+    def _acknowledge(self) -> None:
+        if not self._is_ack_due and self._seen != self._acknowledged:
+            self._is_ack_due = True
+            self._loop.call_later(_ACK_S, self._send_ack)
+
+    def _send_ack(self) -> None:
+        self._is_ack_due = False
+        seq, replies = self._acknowledged = self._seen
+        if self._link is not None and seq is not None:
+            self._link.send(ack_frame(seq, replies))
+
+    def _hold(self, *, is_held: bool) -> None:
+        self._is_held = is_held
+        if self._link is not None:
+            self._link.hold(is_held)
+
+    def _go_on(self) -> None:
+        if self._is_held:
+            self._hold(is_held=False)
+
+    # -- answers of the relay's own
+
+    def _inform(self) -> None:
+        """Answer who asked what kernel this is: with what the kernel said, or with a stand-in that lets them wait."""
+        asked, self._asked_info = self._asked_info, []
+        for request in asked:
+            self._settle(request, self._info or answers.stand_in(self._name))
+
+    def _settle(self, request: Request, content: dict[str, Any]) -> None:
+        """Answer a request that the kernel does not get."""
+        self._state(request, "busy")
+        self._answer(request, content)
+        self._state(request, "idle")
+
+    def _fail(self, request: Request, name: str, sentence: str, content: dict[str, Any] | None = None) -> None:
+        """Give a request what it still waits for: the error, its reply, idle."""
+        if request.kind == "kernel_info_request":
+            return  # _inform does
+        if not request.is_busy:
+            self._state(request, "busy")
+        answer = answers.without_kernel(request.kind, content or {}, name, sentence)
+        if request.has_reply and not request.is_answered:
+            if request.is_execute:
+                answer["execution_count"] = request.count or self._count
+                shown = {key: answer[key] for key in ("ename", "evalue", "traceback")}
+                self._front.publish("error", self._front.made("error", request.header, shown))
+            self._answer(request, answer)
+        if not request.is_idle:
+            self._state(request, "idle")
+        self._ledger.drop(request)
+
+    def _answer(self, request: Request, content: dict[str, Any]) -> None:
+        self._reply(request, content)
+        self._ledger.answered(request.header["msg_id"])
+
+    def _reply(self, request: Request, content: dict[str, Any]) -> None:
+        kind = request.kind.removesuffix("_request") + "_reply"
+        self._front.reply(request.channel, request.identities, self._front.made(kind, request.header, content))
+
+    def _state(self, request: Request, state: str) -> None:
+        parts = self._front.made("status", request.header, {"execution_state": state})
+        self._front.publish("status", parts)
+        self._ledger.printed(request.header["msg_id"], "status", parts[3])
+
+    def _show(self, request: Request, sentence: str) -> None:
+        """Print a sentence under a cell."""
+        content = {"name": "stderr", "text": f"Kale: {sentence}\n"}
+        self._front.publish("stream", self._front.made("stream", request.header, content))
+
+    def _say(self, doing: str) -> None:
+        if doing != self._doing:
+            _tell(f"{self._name} {doing}")
+        self._doing = doing
+
+    async def _tick(self) -> None:
+        """Tell a cell that waits what it waits for, and end its waiting when the step does not start."""
+        while True:
+            await asyncio.sleep(_TICK_S)
+            if self._link is not None or self._over:
+                continue
+            now = self._loop.time()
+            cells = [request for request in self._ledger if request.is_execute and not request.is_answered]
+            if cells and self._doing and now - max(cells[0].at, self._away_since) > _QUIET_S and cells[0].told != self._doing:
+                cells[0].told = self._doing
+                self._show(cells[0], f"{self._name} {self._doing}; this cell waits.")
+            for request in cells:
+                if not self._was_there and now - request.at > START_S:
+                    self._fail(request, "TimeoutError", f"{self._name} {self._doing}, still after {START_S:g} s.")
+
+
+def _tell(sentence: str) -> None:
+    """Write to whoever reads the log of the front end."""
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"{time.strftime('%H:%M:%S')} kale: {sentence}\n")
+        sys.stderr.flush()
