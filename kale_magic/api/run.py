@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from kale_magic.api.visits import Execution
     from kale_magic.client import Client
 
+_MOST_ROWS = 60  # of a table that is kept in a notebook
+_MOST_TRACEBACKS = 3
+_URGENT = frozenset({"failed", "lost", "running", "paused", "gated"})
+
 
 class Run:
     """One execution of a workflow. ``run["fit"]``, ``run["fit[2]"]``, ``run["fit[metal=Al]"]`` are its steps.
@@ -249,11 +253,23 @@ def bundle_of(
         A sentence to go with it.
     """
     from kale_magic.render.html import run_html
-    from kale_magic.render.text import status_table
+    from kale_magic.render.text import run_line, status_table
     from kale_magic.render.view import tracebacks
 
-    parts = [status_table(status, now=now)]
-    parts += [f"{label}:\n{text}" for label, text in tracebacks(status)]
+    shown, left_out = _short(status)
+    parts = [status_table(shown, now=now).replace(run_line(shown, now=now), run_line(status, now=now), 1) + left_out]
+    parts += [f"{label}:\n{text}" for label, text in tracebacks(status)[:_MOST_TRACEBACKS]]
     if note:
         parts.append(note)
     return {"text/plain": "\n\n".join(parts), "text/html": run_html(status, edges, now=now, note=note)}
+
+
+def _short(status: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """Return a status with the steps that a table shows, those that need a person first, and a line on the others."""
+    steps: dict[str, dict[str, Any]] = status["steps"]
+    if len(steps) <= _MOST_ROWS:
+        return status, ""
+    urgent = [name for name, step in steps.items() if step["state"] in _URGENT]
+    chosen = set(list(dict.fromkeys([*urgent, *steps]))[:_MOST_ROWS])
+    kept = {name: step for name, step in steps.items() if name in chosen}
+    return {**status, "steps": kept}, f"\n... and {len(steps) - len(kept)} more steps"

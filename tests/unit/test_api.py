@@ -158,6 +158,17 @@ def test_sweep_gives_a_list_in_point_order(client: FakeClient) -> None:
     assert Run("eos-1", client)["curve"].pull("e") == list(range(count))
 
 
+def test_table_of_many_steps_keeps_those_that_need_a_person(client: FakeClient) -> None:
+    steps = {f"s{n}": {"state": "completed"} for n in range(1000)}
+    steps["s777"] = {"state": "failed", "reason": "ValueError: no"}
+    client.add("big-1", steps, state="failed")
+    text = Run("big-1", client)._repr_mimebundle_()["text/plain"]
+    assert "999 of 1000 steps completed, 1 failed" in text
+    assert "ValueError: no" in text
+    assert text.endswith("... and 940 more steps")
+    assert len(text.splitlines()) == 63
+
+
 def test_workflow_goes_to_a_file_and_back(tmp_path: Path) -> None:
     wf = Workflow("eos", description="E(V)")
     wf.step("relax", "a = 1", outputs=["a"], each={"m": "range(3)"})
