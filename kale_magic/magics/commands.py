@@ -63,8 +63,9 @@ COMMANDS = (
     ),
     Command(name="queue", group="Run", line="watch:queue", usage="%kale_queue", does="what runs and what waits, and why"),
     Command(
-        name="attach", group="Look inside", cell="look:attach", is_about_a_step=True,
-        usage="%%kale_attach STEP", does="run this cell in the step's kernel while the step computes",
+        name="attach", group="Look inside", line="look:make_kernel", cell="look:attach", is_about_a_step=True,
+        usage="%%kale_attach STEP",
+        does="run this cell in the step's kernel while it computes; %kale_attach: a notebook on it",
     ),
     Command(
         name="pull", group="Look inside", line="look:pull", is_about_a_step=True,

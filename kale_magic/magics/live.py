@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from kale_magic.api.run import bundle_of
-from kale_magic.errors import KaleError, UnknownRunError
+from kale_magic.errors import KaleError, ManagerUnavailable, UnknownRunError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _BETWEEN_S = 0.2  # at most five updates a second
 _TICK_S = 1.0  # elapsed times move although nothing happens
+_RETRY_S = 1.0  # between looks for a manager, while there is none
 _JOIN_S = 3.0
 _FINAL = frozenset({"completed", "failed", "cancelled"})
 _log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ class LiveView:
     def __init__(self, session: KaleMagics, run: str, *, edges: Iterable[tuple[str, str]] = (), note: str = "") -> None:
         self.run = run
         self._session = session
-        self._client: Client = session.client
+        self._client: Client = session.follower()
         self._edges = tuple(edges)
         self._note = note
         self._display_id = uuid.uuid4().hex
@@ -84,15 +85,9 @@ class LiveView:
     def _follow(self) -> None:
         try:
             import kale_proxy.visitor  # noqa: F401 - so that the first %%kale_attach need not load it
-            status = self._client.status(self.run)
-            with self._client.events(since=int(status["seq"]), run=self.run) as stream:
-                while True:
-                    started = time.monotonic()
-                    self._show(status)
-                    if status["state"] in _FINAL:
-                        return
-                    self._pause(stream, time.monotonic() - started)
-                    status = self._client.status(self.run)
+
+            while not self._has_followed():
+                time.sleep(_RETRY_S)
         except UnknownRunError:
             _log.debug("run %s is gone", self.run)
         except KaleError as exc:
@@ -101,6 +96,21 @@ class LiveView:
             _log.exception("the display of run %s ended", self.run)
         finally:
             self._client.close()
+
+    def _has_followed(self) -> bool:
+        """Show the run until it is over; False when there is no manager, which may come back."""
+        try:
+            status = self._client.status(self.run)
+            with self._client.events(since=int(status["seq"]), run=self.run) as stream:
+                while True:
+                    started = time.monotonic()
+                    self._show(status)
+                    if status["state"] in _FINAL:
+                        return True
+                    self._pause(stream, time.monotonic() - started)
+                    status = self._client.status(self.run)
+        except ManagerUnavailable:
+            return False
 
     def _pause(self, stream: EventStream, cost: float) -> None:
         """Wait for an event, then long enough that updates stay rare and take a small part of the time."""

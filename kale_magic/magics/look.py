@@ -63,6 +63,21 @@ def _names_to_come(session: KaleMagics, target: Target, body: str) -> tuple[set[
     return common, (used & assigned_names(workflow.steps[target.step].code)) - common
 
 
+def make_kernel(session: KaleMagics, request: Request) -> None:
+    """Make the kernelspec of a step, and say how to open a notebook or console on it."""
+    from kale_magic.api.visits import refuse_without_kernel
+    from kale_magic.kernels import specs
+
+    args = request.args
+    if args.write and args.main:
+        raise UsageError("--write and --main exclude each other.", "What queues behind the step's code writes its names.")
+    target = one_job(session.client, session.find(args.step, is_acting=True))
+    refuse_without_kernel(target)
+    spec = specs.install(session.client, target, mode="main" if args.main else "write" if args.write else "visit")
+    print(f"Notebook: choose the kernel {spec.display_name!r}; closing or restarting it leaves the step alone.")
+    print(f"Terminal: jupyter console --kernel {spec.name}")
+
+
 def pull(session: KaleMagics, request: Request) -> None:
     """Bring values of a step into the notebook's namespace."""
     args = request.args

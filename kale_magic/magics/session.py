@@ -56,6 +56,13 @@ class KaleMagics(Configurable):  # type: ignore[misc] # traitlets is not typed
     def client(self, client: Client) -> None:
         self._client = client
 
+    def follower(self) -> Client:
+        """Return a client for a display: it never starts a manager that somebody has stopped."""
+        from kale_magic import config
+        from kale_magic.client import Client
+
+        return Client(config.load(), start=False) if isinstance(self.client, Client) else self.client
+
     @property
     def declarations(self) -> Declarations:
         """What the notebook has declared so far."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from kale_magic.api import Run
+from kale_magic.errors import ManagerUnavailable
 from tests.unit.magics_shell import Notebook
 
 TWO_STEPS = ("%kale_workflow eos", "%%kale_step relax --outputs a\na = 1", "%%kale_step fit --outputs b\nb = a + 1")
@@ -126,6 +127,23 @@ def test_end_that_came_between_cells_is_sent_again_with_the_next_cell(eos: Noteb
     again = [item for item in eos.displays.seen[sent:] if item.get("id")]
     assert len(again) == 1
     assert again[0]["update"]
+
+
+def test_display_goes_on_when_a_lost_manager_is_back(eos: Notebook, monkeypatch: pytest.MonkeyPatch) -> None:
+    rich(eos)
+    monkeypatch.setattr("kale_magic.magics.live._RETRY_S", 0.01)
+    eos.run("%kale_submit --name first")
+    real, lost = eos.client.status, iter([ManagerUnavailable("No manager runs.")] * 3)
+
+    def status(run=None):
+        for error in lost:
+            raise error
+        return real(run)
+
+    eos.client.status = status
+    eos.client.runs_by_id["first"]["state"] = "completed"
+    eos.session.settle("first")
+    assert 'data-kale-state="completed"' in eos.displays.seen[-1]["data"]["text/html"]
 
 
 def test_failure_shows_the_traceback_and_waiting_fails_in_one_line(eos: Notebook) -> None:
