@@ -10,21 +10,25 @@ from typing import TYPE_CHECKING, Any
 from kale_magic.api import files
 from kale_magic.api.find import Target, find_run, one_job, points_of, where_in
 from kale_magic.api.run import bundle_of
-from kale_magic.errors import KaleError, UnknownRunError
+from kale_magic.errors import KaleError, UnknownRunError, UsageError
 from kale_magic.magics.mistakes import named
 from kale_magic.magics.submit import edges_of
 from kale_magic.magics.tables import table
 from kale_magic.magics.waiting import wait_for_run, wait_for_step
 from kale_magic.model import dataflow
 from kale_magic.model.address import describe_point
+from kale_magic.model.states import StepState
 from kale_magic.render import text
 from kale_magic.render.view import elapsed_s, format_duration
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kale_magic.magics.door import Request
     from kale_magic.magics.session import KaleMagics
 
 _FOLLOW_S = 0.2
+_ASKED_S = 3.0
 _FINAL = frozenset({"completed", "failed", "cancelled"})
 
 
@@ -83,8 +87,14 @@ def logs(session: KaleMagics, request: Request) -> None:
 def stop(session: KaleMagics, request: Request) -> None:
     """Interrupt a step's code."""
     target = one_job(session.client, session.find(request.args.step, is_acting=True))
+    if not StepState(target.state).is_live:
+        raise UsageError(f"{target} {target.doing}: there is no code to stop.", f"End it: %kale_cancel {target}")
     session.client.stop(target.run, target.step, target.point)
-    print(f"{target}: its code is interrupted; the kernel stays for a look: %%kale_attach {target}. End it: %kale_cancel {target}")
+    if _comes(lambda: where_in(session.client, target.run, target.step, target.point).state != "running"):
+        target = where_in(session.client, target.run, target.step, target.point)
+        print(f"{target} {target.doing}. Look inside: %%kale_attach {target}. End it: %kale_cancel {target}")
+    else:
+        print(f"{target} was asked to stop; it does when its present call returns. End it: %kale_cancel {target}")
 
 
 def cancel(session: KaleMagics, request: Request) -> None:
@@ -95,7 +105,12 @@ def cancel(session: KaleMagics, request: Request) -> None:
     else:
         gone = session.client.cancel(run)
     where = target or run
-    print(f"{where}: cancelled {', '.join(gone)}" if gone else f"{where}: nothing to cancel, it is over.")
+    if not gone:
+        print(f"{where}: nothing to cancel, it is over.")
+    elif _comes(lambda: _is_over(session, run, target)):
+        print(f"{where}: cancelled {', '.join(gone)}")
+    else:
+        print(f"{where}: {', '.join(gone)} will end in a moment")
 
 
 def queue(session: KaleMagics, _request: Request) -> None:
@@ -127,6 +142,20 @@ def _run_or_step(session: KaleMagics, word: str | None, *, is_acting: bool = Fal
         except UnknownRunError:
             raise no_step from None
     return target.run, target
+
+
+def _is_over(session: KaleMagics, run: str, target: Target | None) -> bool:
+    if target is None:
+        return str(session.client.status(run)["state"]) in _FINAL
+    return where_in(session.client, target.run, target.step, target.point).is_final
+
+
+def _comes(condition: Callable[[], bool]) -> bool:
+    """Wait for a short while until what was asked for has happened; say whether it has."""
+    deadline = time.monotonic() + _ASKED_S
+    while not (is_there := condition()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return is_there
 
 
 def _edges(session: KaleMagics, found: dict[str, Any]) -> list[tuple[str, str]]:

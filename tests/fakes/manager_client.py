@@ -125,10 +125,17 @@ class FakeClient:
 
     def cancel(self, run: str, step: str | None = None, point: int | None = None) -> list[str]:
         self.asked.append(("cancel", run, step, point))
-        return [step] if step else list(self.runs_by_id[run]["steps"])
+        steps = self.runs_by_id[run]["steps"]
+        gone = [name for name in ([step] if step else steps) if steps[name]["state"] not in FINAL]
+        for name in gone:
+            steps[name].update(state="cancelled", reason="cancelled by the user")
+        if all(one["state"] in FINAL for one in steps.values()):
+            self.runs_by_id[run]["state"] = "cancelled"
+        return gone
 
     def stop(self, run: str, step: str, point: int | None = None) -> dict[str, Any]:
         self.asked.append(("stop", run, step, point))
+        self.runs_by_id[run]["steps"][step].update(state="paused", reason="stopped")
         return {}
 
     def queue(self) -> list[dict[str, Any]]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import queue
+import signal
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -194,3 +197,28 @@ def test_interrupt_ends_the_visit_alone_and_input_reaches_the_visitor(
     assert asking.end()["status"] == "ok"
     assert "hello Ada True" in asking.text()
     assert Cell(client, "%kale_cancel loop").end()["status"] == "ok"
+
+
+def test_another_notebook_takes_up_the_run_after_the_first_and_the_manager_are_gone(
+    notebook_runner: Callable[..., NotebookNode], cell_text: CellText, kale_home: Path
+) -> None:
+    first = notebook_runner(["%load_ext kale_magic\n%kale_workflow melt", f"%%kale_submit md\n{LOOP}", "%%kale_attach md\ni"]).cells
+    run = json.loads((kale_home / "manager.json").read_text())
+    os.kill(run["pid"], signal.SIGKILL)
+    second = notebook_runner([
+        "%load_ext kale_magic\n%kale_runs",
+        "%%kale_attach md\ni",
+        "%kale_pull md xs\nlen(xs) > 0",
+        "%kale_stop md",
+        "%%kale_attach md --timeout 20\ni",
+        "%kale_cancel md",
+        "%kale_status",
+    ]).cells  # fmt: skip
+    text = [cell_text(cell) for cell in second]
+    assert "melt-" in text[0]
+    assert int(text[1]) >= int(cell_text(first[2]))
+    assert "True" in text[2]
+    assert "md is paused" in text[3]
+    assert int(text[4]) >= int(text[1])
+    assert "cancelled md" in text[5]
+    assert "cancelled" in text[6]

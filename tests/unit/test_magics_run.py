@@ -207,16 +207,21 @@ def test_cancel_takes_a_run_or_a_step(eos: Notebook) -> None:
     eos.run("%kale_cancel fit")
     eos.run("%kale_cancel first")
     assert eos.client.asked == [("cancel", "first", "fit", None), ("cancel", "first", None, None)]
-    assert "cancelled relax, fit" in eos.text
+    assert eos.text.strip() == "first: cancelled relax"
+    eos.run("%kale_cancel first")
+    assert "nothing to cancel" in eos.text
 
 
 def test_command_on_a_step_live_in_two_runs_lists_them(eos: Notebook) -> None:
     for run in ("first", "second"):
-        eos.client.add(run, {"relax": {"state": "running"}})
+        eos.client.add(run, {"relax": {"state": "running"}, "fit": {}})
+        eos.client.places[run, "relax", None] = {"live": "/live"}
     text = eos.fail("%kale_stop relax")
     assert "second/relax (running), first/relax (running)" in text
     eos.run("%kale_stop first/relax")
     assert eos.client.asked == [("stop", "first", "relax", None)]
+    assert "first/relax is paused (stopped). Look inside: %%kale_attach first/relax" in eos.text
+    assert "no code to stop" in eos.fail("%kale_stop first/fit")
 
 
 def test_logs_are_printed_as_they_are(eos: Notebook, tmp_path: Path) -> None:
