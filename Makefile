@@ -13,7 +13,7 @@ VENV := .venv
 BENCH := .venv-bench
 BIN := $(VENV)/bin
 DEPS := chromium
-PYTEST_ARGS ?= -n 2 --dist loadgroup
+PYTEST_ARGS ?= -n 2 --dist loadfile
 BENCH_ARGS ?=
 
 help: ## this list

@@ -14,7 +14,7 @@ import pytest
 from tests.conftest import private_kale
 
 ROOT = Path(__file__).parents[2]
-pytestmark = [pytest.mark.timeout(400), pytest.mark.xdist_group("demo")]
+pytestmark = pytest.mark.timeout(400)  # make test runs a file in one worker: the demo runs once
 
 _PROBE = """<script>window.addEventListener("load", () => {
   const box = e => { const r = e.getBoundingClientRect(); return [Math.round(r.width), Math.round(r.height)]; };
