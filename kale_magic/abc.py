@@ -74,7 +74,9 @@ class Store(ABC):
         """Return runs of a workflow in a folder, newest first."""
 
     @abstractmethod
-    def runs_with(self, step: str, workflow: str | None, folder: str | None, *, is_below: bool, limit: int) -> list[str]:
+    def runs_with(
+        self, step: str, workflow: str | None, folder: str | None, *, is_below: bool, limit: int
+    ) -> list[str]:
         """Return the ids of runs that have a step, newest first; of a workflow and in (or below) a folder, where given."""
 
     @abstractmethod
@@ -82,8 +84,8 @@ class Store(ABC):
         """Return the jobs of a run in their order."""
 
     @abstractmethod
-    def list_runs(self, workflow_folder: str | None, limit: int) -> list[tuple[RunRecord, dict[str, dict[str, int]]]]:
-        """Return runs, newest first, without their bodies; each with its steps' counts: step -> {state: n}."""
+    def list_runs(self, workflow_folder: str | None, limit: int) -> list[RunRecord]:
+        """Return runs, newest first, without their bodies; ``counts`` is right for those that have ended."""
 
     @abstractmethod
     def events(self, since: int, run: str | None, limit: int) -> list[Event]:

@@ -404,6 +404,9 @@ class EventStream:
                 connection.close()
                 raise
             self._connection = connection
+            if int(result["seq"]) < self.seq:  # its store was begun anew, and counts from the start
+                self.seq = int(result["seq"])
+                result["missed"] = 1
             if result.get("missed"):
                 self._pending.append(
                     Event(self.seq, self._run or "", None, None, "", "gap", "", {"missed": result["missed"]})

@@ -96,9 +96,18 @@ def request(number: int, op: str, fields: dict[str, Any]) -> dict[str, Any]:
     return {"id": number, "op": op, **fields}
 
 
-def answer(number: object, result: Any) -> dict[str, Any]:
-    """Return the answer to a request that went well."""
-    return {"id": number, "ok": True, "result": result}
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A result that is JSON text already: a status of 1,000 steps is not written anew for every look at it."""
+
+    text: str
+
+
+def encode_answer(number: object, result: Any) -> bytes:
+    """Return the answer to a request that went well, as one line."""
+    if isinstance(result, Encoded):
+        return f'{{"id":{json.dumps(number)},"ok":true,"result":{result.text}}}\n'.encode()
+    return encode({"id": number, "ok": True, "result": result})
 
 
 def refusal(number: object, error: KaleError) -> dict[str, Any]:

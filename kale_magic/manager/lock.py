@@ -83,7 +83,12 @@ class ManagerLock:
         """Send SIGHUP to the manager that is alive here, so that it looks whether its socket is still in place."""
         _, holder = self._newest()
         pid = holder.get("pid")
-        if isinstance(pid, int) and pid != os.getpid() and holder.get("host") == self.owner["host"] and is_alive(holder):
+        if (
+            isinstance(pid, int)
+            and pid != os.getpid()
+            and holder.get("host") == self.owner["host"]
+            and is_alive(holder)
+        ):
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGHUP)
 

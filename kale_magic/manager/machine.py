@@ -113,16 +113,17 @@ class RunMachine:
 
     def views(self) -> Iterator[tuple[str, StepView]]:
         """Return name and view of every step, in order; views are built when something changed."""
-        for name, step in self._steps.items():
-            view = self._views.get(name)
-            if view is None:
-                waits = (
-                    [parent for parent in step.plan.parents if not self._steps[parent].is_done]
-                    if step.waits_for
-                    else []
-                )
-                view = self._views[name] = StepView(step, waits)
-            yield name, view
+        return ((name, self.view(name)) for name in self._steps)
+
+    def view(self, name: str) -> StepView:
+        """Return the view of a step that exists."""
+        step, view = self._steps[name], self._views.get(name)
+        if view is None:
+            waits = (
+                [parent for parent in step.plan.parents if not self._steps[parent].is_done] if step.waits_for else []
+            )
+            view = self._views[name] = StepView(step, waits)
+        return view
 
     # -- inputs ------------------------------------------------------------------------------------------
 
@@ -386,5 +387,5 @@ class RunMachine:
             self.record.state = RunState.CANCELLED if shown[StepState.CANCELLED] else RunState.COMPLETED
         self.record.ended_at = iso(now)
         out.is_run_changed = True
-        data = {"steps": {state.value: n for state, n in shown.items()}}
-        out.changes.append(Change(None, None, "run", self.record.state.value, data))
+        self.record.counts = {state.value: n for state, n in shown.items()}
+        out.changes.append(Change(None, None, "run", self.record.state.value, {"steps": self.record.counts}))

@@ -25,6 +25,7 @@ _STEPS = (
         submitted_at TEXT NOT NULL,
         ended_at TEXT,
         is_cancel_asked INTEGER NOT NULL,
+        counts TEXT NOT NULL,
         fixed TEXT NOT NULL,
         body TEXT NOT NULL
     );

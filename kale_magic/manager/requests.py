@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 from kale_magic import protocol
 from kale_magic.errors import ManagerError, StoreError, UnknownStepError, UsageError
 from kale_magic.manager.submission import Submission
-from kale_magic.manager.views import run_line, run_object
+from kale_magic.manager.views import run_line, run_text
 from kale_magic.model.run import Job, Verb
-from kale_magic.model.states import StepState
 from kale_magic.version import __version__
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ class Requests:
             if (known := service.store.run_of_token(submission.token)) is not None:
                 return {"run": known.id, "folder": known.folder, "seq": 0}
             await asyncio.to_thread(submission.resolve)
-            made = self._made(submission) if submission.is_partial() else {}
+            made = self._made(submission)
             chosen = submission.chosen(made)
             demands = await self._demands(submission, chosen)
             bodies = submission.bodies(chosen, made, demands)
@@ -84,7 +83,6 @@ class Requests:
             except StoreError:
                 await asyncio.to_thread(shutil.rmtree, record.folder, ignore_errors=True)
                 raise
-            await service.committed()
             return {"run": record.id, "folder": record.folder, "seq": seq}
 
     async def _demands(self, submission: Submission, chosen: list[str]) -> dict[str, Demand]:
@@ -96,37 +94,37 @@ class Requests:
         return demands
 
     def _made(self, submission: Submission) -> dict[str, str]:
-        """Return the folders in which earlier runs of this workflow left outputs, by step; the newest count."""
+        """Return the folders in which earlier runs of this workflow left the outputs that are needed; the newest count."""
         made: dict[str, str] = {}
-        store = self._service.store
-        for record in store.earlier_runs(submission.workflow.name, str(submission.folder), _EARLIER_RUNS):
+        needed = submission.needed()
+        if not needed:
+            return made
+        for record in self._service.store.earlier_runs(submission.workflow.name, str(submission.folder), _EARLIER_RUNS):
             run = self._service.find(record.id)
-            for name, body in run.context.steps.items():
-                step = submission.workflow.steps.get(name)
-                if name in made or step is None or not run.machine.state(name).is_success:
-                    continue
+            for name in (needed - made.keys()) & run.context.steps.keys():
+                step, body = submission.workflow.steps[name], run.context.steps[name]
                 count = submission.plan.steps[name].point_count if step.is_sweep else None
                 folder = body.source or f"{record.folder}/steps/{name}"
-                if body.point_count == count and os.path.isdir(folder):
+                if run.machine.state(name).is_success and body.point_count == count and os.path.isdir(folder):
                     made[name] = folder
+            if len(made) == len(needed):
+                break
         return made
 
     # -- questions ---------------------------------------------------------------------------------------
 
-    async def _status(self, fields: dict[str, Any]) -> dict[str, Any]:
+    async def _status(self, fields: dict[str, Any]) -> protocol.Encoded:
         run = self._service.find(_text(fields, "run"))
-        reason = self._service.reason(run)
-        steps = {name: view.build(reason) for name, view in run.machine.views()}
-        return run_object(run.record, steps, self._service.seq)
+        return protocol.Encoded(run_text(run.record, run.machine.views(), self._service.reason(run), self._service.seq))
 
     async def _runs(self, fields: dict[str, Any]) -> list[dict[str, Any]]:
         limit = fields.get("limit", 100)
         if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
             raise UsageError(f"runs: limit is a positive number, not {limit!r}.")
         lines = []
-        for record, counts in self._service.store.list_runs(_text(fields, "folder"), min(limit, _MAX_RUNS)):
+        for record in self._service.store.list_runs(_text(fields, "folder"), min(limit, _MAX_RUNS)):
             live = self._service.runs.get(record.id)
-            lines.append(run_line(record, live.machine.counts() if live else _step_counts(counts)))
+            lines.append(run_line(record, live.machine.counts() if live else record.counts))
         return lines
 
     async def _where(self, fields: dict[str, Any]) -> dict[str, Any]:
@@ -232,20 +230,8 @@ class Requests:
         return run, step, point
 
     def _reason(self, run: LiveRun, job: Job) -> str:
-        view = dict(run.machine.views())[job.step].build(self._service.reason(run))
+        view = run.machine.view(job.step).build(self._service.reason(run))
         return str((view if job.point is None else view["points"][str(job.point)])["reason"])
-
-
-def _step_counts(counts: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
-    """Return how many steps are in which state, from the states of the jobs of each; the order is that of badness."""
-    order = [StepState.FAILED, StepState.CANCELLED, StepState.COMPLETED, StepState.CACHED]
-    found: dict[str, int] = {}
-    for states in counts.values():
-        state = next(
-            (state.value for state in order if states.get(state.value)), next(iter(states), StepState.COMPLETED.value)
-        )
-        found[state] = found.get(state, 0) + 1
-    return found
 
 
 def _text(fields: Mapping[str, Any], key: str) -> str | None:

@@ -136,19 +136,19 @@ class _Client:
                 await self._stream(number, message)
                 return
             result = {} if op == protocol.SHUTDOWN else await self._requests.handle(op, message)
-            reply = protocol.answer(number, result)
+            reply = protocol.encode_answer(number, result)
             if op == protocol.SHUTDOWN:
                 self._shutdown()
         except KaleError as exc:
-            reply = protocol.refusal(number, exc)
+            reply = protocol.encode(protocol.refusal(number, exc))
         except Exception as exc:  # the edge of a request: one client's bad luck must not end everybody's manager
             _log.exception("request failed: %s", line[:200])
             error = ManagerError(
                 f"The manager failed at this request: {type(exc).__name__}: {exc}",
                 "Its log has the details: jupyter kale manager logs.",
             )
-            reply = protocol.refusal(number, error)
-        self._writer.write(protocol.encode(reply))
+            reply = protocol.encode(protocol.refusal(number, error))
+        self._writer.write(reply)
         await self._writer.drain()
 
     async def _stream(self, number: object, fields: dict[str, Any]) -> None:
@@ -161,7 +161,7 @@ class _Client:
         await service.committed()  # so that memory and store are at the same number
         missed = max(0, service.store.first_seq() - 1 - since) if since < service.seq else 0
         result = {"seq": service.seq, "missed": missed}
-        self._writer.write(protocol.encode(protocol.answer(number, result)))
+        self._writer.write(protocol.encode_answer(number, result))
         self._run, self._seen = run, since
         while True:
             events = service.store.events(self._seen, run, _REPLAY)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from kale_magic.abc import Batch
 from kale_magic.errors import KaleError, StoreError, UnknownRunError
 from kale_magic.manager.context import RunContext
-from kale_magic.manager.machine import RunMachine
+from kale_magic.manager.machine import Outcome, RunMachine
 from kale_magic.model.events import Event, iso
 from kale_magic.model.run import Command, Job, Phase, Report, RunRecord, Verb
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from kale_magic.abc import Clock, Executor, Store
-    from kale_magic.manager.machine import Outcome
 
 _log = logging.getLogger(__name__)
 _STORE_RETRY_S = 2.0
@@ -99,7 +98,13 @@ class Service:
         self.store.close()
 
     async def committed(self) -> None:
-        """Wait until everything that has changed so far is stored."""
+        """Wait until everything that has changed so far is stored.
+
+        Raises
+        ------
+        StoreError
+            It can't be stored now; the manager goes on trying.
+        """
         waiter = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         self._schedule()
@@ -129,14 +134,29 @@ class Service:
         StoreError
             It can't be stored; then there is no such run.
         """
+        if self._batch.events or self._jobs:  # events are told in the order of their numbers
+            self._turn()
+            if self._batch.events or self._jobs:
+                raise StoreError("The manager's store can't be written now, so nothing can be submitted.", "Its log says why.")
         record.environment = self.store.save_environment(environ)
         context = RunContext(record, self.store.environment)
         machine = RunMachine(record, context.plans())
         run = LiveRun(machine, context)
-        outcome = machine.start(self.clock.now())
-        self.store.write(Batch(new_runs=[record], jobs=[(record, job) for job in machine.jobs]))
+        now, seq = self.clock.now(), self.seq
+        outcome = machine.start(now)
+        batch = Batch(
+            new_runs=[record], jobs=[(record, job) for job in machine.jobs], events=self._number(record, outcome, now)
+        )
+        try:
+            self.store.write(batch)
+        except StoreError:
+            self.seq = seq
+            raise
         self.runs[record.id] = run
-        self._absorb(run, outcome)
+        self._tell(batch.events)
+        self._absorb(run, Outcome(commands=outcome.commands))
+        if record.state.is_final:
+            self._retire(record)
         return run
 
     def cancel(self, run: LiveRun, step: str | None, point: int | None) -> list[str]:
@@ -196,13 +216,10 @@ class Service:
         """Note what an input did, for the turn that comes."""
         if not outcome:
             return
-        record, at = run.record, iso(self.clock.now())
+        record = run.record
         for job in outcome.jobs.values():
             self._jobs[record.number, job.index] = (record, job)
-        for change in outcome.changes:
-            self.seq += 1
-            event = Event(self.seq, record.id, change.step, change.point, at, change.kind, change.state, change.data)
-            self._batch.events.append(event)
+        self._batch.events += self._number(record, outcome, self.clock.now())
         if outcome.is_run_changed and record not in self._batch.runs:
             self._batch.runs.append(record)
         for command in outcome.commands:
@@ -218,6 +235,21 @@ class Service:
             else:
                 self._commands.append((run, command))
         self._schedule()
+
+    def _number(self, record: RunRecord, outcome: Outcome, now: float) -> list[Event]:
+        """Make events of changes: each with its own number, for ever."""
+        at, events = iso(now), []
+        for change in outcome.changes:
+            self.seq += 1
+            events.append(
+                Event(self.seq, record.id, change.step, change.point, at, change.kind, change.state, change.data)
+            )
+        return events
+
+    def _tell(self, events: list[Event]) -> None:
+        if events:
+            for listener in list(self._listeners):
+                listener(events)
 
     def _schedule(self) -> None:
         if not self._is_turn_due and not self._is_closed:
@@ -238,19 +270,25 @@ class Service:
             except StoreError as exc:  # what was decided stays decided, and is done once it can be stored
                 _log.error("%s Trying again in %g s.", exc, _STORE_RETRY_S)
                 asyncio.get_running_loop().call_later(_STORE_RETRY_S, self._schedule)
+                self._answer(exc)
                 return
         self._batch, self._jobs = Batch(), {}
         self._act()
         for record in batch.runs:
             if record.state.is_final:
                 self._retire(record)
-        if batch.events:
-            for listener in list(self._listeners):
-                listener(batch.events)
+        self._tell(batch.events)
+        self._answer(None)
+
+    def _answer(self, error: StoreError | None) -> None:
+        """Tell those who wait for their change to be stored that it is, or why not yet."""
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
             if not waiter.done():
-                waiter.set_result(None)
+                if error is None:
+                    waiter.set_result(None)
+                else:
+                    waiter.set_exception(error)
 
     def _choose(self) -> None:
         """Let executors say what starts now, and note that as intents."""

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _TRIM_EVERY = 5_000
 _FIXED = ("executor", "folder", "python", "environment", "seed")
-_RUN_COLUMNS = "number, id, token, workflow, workflow_folder, state, submitted_at, ended_at, is_cancel_asked, fixed"
+_RUN_COLUMNS = (
+    "number, id, token, workflow, workflow_folder, state, submitted_at, ended_at, is_cancel_asked, counts, fixed"
+)
 _DETAIL = (
     "attempt", "uuid", "phase", "reason", "queued_at", "started_at", "ended_at", "native_id", "node", "live",
     "exit_code", "error", "outputs", "failures", "losses", "is_cancel_asked", "source",
@@ -87,9 +89,14 @@ class SqliteStore(Store):
         where = "WHERE workflow_folder = ? AND workflow = ? ORDER BY number DESC LIMIT ?"
         return self._records(where, workflow_folder, workflow, limit)
 
-    def runs_with(self, step: str, workflow: str | None, folder: str | None, *, is_below: bool, limit: int) -> list[str]:
+    def runs_with(
+        self, step: str, workflow: str | None, folder: str | None, *, is_below: bool, limit: int
+    ) -> list[str]:
         """Return the ids of runs that have a step, newest first; of a workflow and in (or below) a folder, where given."""
-        sql, values = "SELECT id FROM runs WHERE EXISTS (SELECT 1 FROM jobs WHERE jobs.run = runs.number AND step = ?)", [step]
+        sql, values = (
+            "SELECT id FROM runs WHERE EXISTS (SELECT 1 FROM jobs WHERE jobs.run = runs.number AND step = ?)",
+            [step],
+        )
         if workflow is not None:
             sql, values = f"{sql} AND workflow = ?", [*values, workflow]
         if folder is not None:
@@ -103,18 +110,12 @@ class SqliteStore(Store):
         sql = "SELECT number, step, point, state, detail FROM jobs WHERE run = ? ORDER BY number"
         return [_job(*row) for row in self._fetch(sql, record.number)]
 
-    def list_runs(self, workflow_folder: str | None, limit: int) -> list[tuple[RunRecord, dict[str, dict[str, int]]]]:
-        """Return runs, newest first, without their bodies, each with its steps' counts."""
+    def list_runs(self, workflow_folder: str | None, limit: int) -> list[RunRecord]:
+        """Return runs, newest first, without their bodies."""
         where = "" if workflow_folder is None else "WHERE workflow_folder = ?"
         values = [] if workflow_folder is None else [workflow_folder]
         sql = f"SELECT {_RUN_COLUMNS}, '{{}}' FROM runs {where} ORDER BY number DESC LIMIT ?"  # noqa: S608
-        rows = self._fetch(sql, *values, limit)
-        found: dict[int, tuple[RunRecord, dict[str, dict[str, int]]]] = {row[0]: (_record(*row), {}) for row in rows}
-        marks = ",".join("?" * len(found))
-        sql = f"SELECT run, step, state, count(*) FROM jobs WHERE run IN ({marks}) GROUP BY run, step, state ORDER BY run, min(number)"  # noqa: S608 - marks are question marks
-        for number, step, state, count in self._fetch(sql, *found):
-            found[number][1].setdefault(step, {})[state] = count
-        return list(found.values())
+        return [_record(*row) for row in self._fetch(sql, *values, limit)]
 
     def events(self, since: int, run: str | None, limit: int) -> list[Event]:
         """Return up to ``limit`` events after number ``since``, in order."""
@@ -182,11 +183,16 @@ class SqliteStore(Store):
     def _write_rows(self, batch: Batch) -> None:
         execute, executemany = self._database.execute, self._database.executemany
         for record in batch.new_runs:
-            sql = f"INSERT INTO runs ({_RUN_COLUMNS}, body) VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
+            sql = f"INSERT INTO runs ({_RUN_COLUMNS}, body) VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
             record.number = execute(sql, _row(record)).lastrowid or 0
         if batch.runs:
-            rows = [(run.state.value, run.ended_at, run.is_cancel_asked, run.number) for run in batch.runs]
-            executemany("UPDATE runs SET state = ?, ended_at = ?, is_cancel_asked = ? WHERE number = ?", rows)
+            rows = [
+                (run.state.value, run.ended_at, run.is_cancel_asked, _dumps(run.counts), run.number)
+                for run in batch.runs
+            ]
+            executemany(
+                "UPDATE runs SET state = ?, ended_at = ?, is_cancel_asked = ?, counts = ? WHERE number = ?", rows
+            )
         if batch.jobs:
             jobs = [
                 (run.number, job.index, job.step, job.point, job.state.value, _detail(job)) for run, job in batch.jobs
@@ -238,7 +244,7 @@ def _dumps(value: object) -> str:
 def _row(record: RunRecord) -> tuple[Any, ...]:
     fixed = _dumps({name: getattr(record, name) for name in _FIXED})
     head = (record.id, record.token, record.workflow, record.workflow_folder, record.state.value, record.submitted_at)
-    return (*head, record.ended_at, record.is_cancel_asked, fixed, _dumps(record.body))
+    return (*head, record.ended_at, record.is_cancel_asked, _dumps(record.counts), fixed, _dumps(record.body))
 
 
 def _record(
@@ -251,6 +257,7 @@ def _record(
     at: str,
     ended: str | None,
     asked: int,
+    counts: str,
     fixed: str,
     body: str,
 ) -> RunRecord:
@@ -264,6 +271,7 @@ def _record(
         submitted_at=at,
         ended_at=ended,
         is_cancel_asked=bool(asked),
+        counts=json.loads(counts),
         body=json.loads(body),
         **json.loads(fixed),
     )

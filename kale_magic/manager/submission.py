@@ -69,9 +69,12 @@ class Submission:
         self.workflow = _with_params(workflow, self.params)
         self.plan = resolve(self.workflow, wanted=wanted_by(*self.selection))
 
-    def is_partial(self) -> bool:
-        """Whether only some steps were asked for, so that earlier runs matter."""
-        return any(self.selection)
+    def needed(self) -> set[str]:
+        """Return the steps that are not chosen but make values which chosen ones use: earlier runs may have them."""
+        if not any(self.selection):
+            return set()
+        chosen = select(self.plan, *self.selection, made=self.plan.steps.keys())
+        return {binding.producer for name in chosen for binding in self.plan.steps[name].bindings} - chosen
 
     def chosen(self, made: Mapping[str, str]) -> list[str]:
         """Return the steps to run, in order; ``made`` maps steps to the folders of their outputs in an earlier run."""

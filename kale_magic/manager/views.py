@@ -6,12 +6,13 @@ not built again. Pure.
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from kale_magic.model.states import StepState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from kale_magic.manager.graph import Node
     from kale_magic.model.run import Job, RunRecord
@@ -27,10 +28,11 @@ class StepView:
         self._waiting = _waits_for(waits_for)
         self._points: dict[str, dict[str, Any]] = {}
         self._whole: dict[str, Any] | None = None
+        self._text: tuple[str, str] | None = None  # the object as JSON, and the reason for waiting that is in it
 
     def forget(self, job: Job) -> bool:
         """Drop what is said about a job that changed; False when the whole view is to be dropped."""
-        self._whole = None
+        self._whole = self._text = None
         if job.point is None:
             return False
         self._points.pop(str(job.point), None)
@@ -43,6 +45,17 @@ class StepView:
         if not self._node.counts[StepState.QUEUED]:
             return self._whole
         return self._with_reasons(self._whole, reason)
+
+    def text(self, reason: Callable[[str, str], str]) -> str:
+        """Return the object as JSON, written anew only when it changed."""
+        job = self._node.jobs[0] if self._node.jobs else None
+        is_single = self._node.plan.point_count is None and job is not None
+        if is_single or not self._node.counts[StepState.QUEUED]:
+            why = reason(job.step, job.uuid) if job is not None and is_single and job.state is StepState.QUEUED else ""
+            if self._text is None or self._text[1] != why:
+                self._text = json.dumps(self.build(lambda *_: why)), why
+            return self._text[0]
+        return json.dumps(self.build(reason))
 
     def _single(self) -> dict[str, Any]:
         view = self._job(self._node.jobs[0])
@@ -110,8 +123,17 @@ def queued_reason(job: Job, reason: Callable[[str, str], str]) -> str:
     return "; ".join(part for part in (job.reason, reason(job.step, job.uuid)) if part)
 
 
-def run_object(record: RunRecord, steps: dict[str, Any], seq: int) -> dict[str, Any]:
-    """Return the ``status --json`` object of a run."""
+def run_text(
+    record: RunRecord, views: Iterable[tuple[str, StepView]], reason: Callable[[str, str], str], seq: int
+) -> str:
+    """Return the ``status --json`` object of a run, as JSON."""
+    head = json.dumps(run_object(record, seq))
+    steps = ",".join(f"{json.dumps(name)}:{view.text(reason)}" for name, view in views)
+    return f'{head[:-1]},"steps":{{{steps}}}}}'
+
+
+def run_object(record: RunRecord, seq: int) -> dict[str, Any]:
+    """Return the ``status --json`` object of a run without its steps."""
     return {
         "run": record.id,
         "workflow": record.workflow,
@@ -122,7 +144,6 @@ def run_object(record: RunRecord, steps: dict[str, Any], seq: int) -> dict[str, 
         "folder": record.folder,
         "workflow_folder": record.workflow_folder,
         "seq": seq,
-        "steps": steps,
     }
 
 

@@ -88,6 +88,7 @@ class RunRecord:
     ended_at: str | None = None
     is_cancel_asked: bool = False
     number: int = 0
+    counts: dict[str, int] = field(default_factory=dict)  # once it has ended: state -> number of steps
     body: dict[str, Any] = field(default_factory=dict)
 
 

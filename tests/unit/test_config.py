@@ -1,0 +1,56 @@
+"""Settings: defaults, file, variables, and what is refused."""
+
+import pytest
+
+from kale_magic import config
+from kale_magic.errors import ConfigError
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("KALE_HOME", str(tmp_path))
+    return tmp_path
+
+
+def test_defaults_are_below_kale_home(home):
+    settings = config.load({})
+    assert settings.state_dir == home
+    assert settings.database == home / "kale.db"
+    assert settings.socket == settings.socket_dir / "m"
+    assert (settings.idle_stop_s, settings.cpus) == (900.0, None)
+
+
+def test_variables_win_over_the_file(home):
+    (home / "config.toml").write_text("[manager]\nidle_stop_s = 60\n[local]\ncpus = 3\nmemory = '4GB'\n")
+    settings = config.load({"KALE_IDLE_S": "5.5"})
+    assert (settings.idle_stop_s, settings.cpus, settings.memory_bytes) == (5.5, 3, 4 << 30)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[manager]\nidle = 1\n", r"manager\.idle is no setting\. Known in \[manager\]: idle_stop_s, keep_events"),
+        ("[slurm]\nx = 1\n", r"slurm\.x is no setting\. Known sections: manager, local"),
+        ("colour = 1\n", r"colour\.colour is no setting"),
+        ("[manager\n", "is not TOML"),
+        ("[manager]\nidle_stop_s = 'soon'\n", r"manager\.idle_stop_s = 'soon' is not a usable value"),
+        ("[local]\nmemory = '4 apples'\n", r"local\.memory = '4 apples' is not a usable value"),
+        ("[local]\ncpus = -1\n", r"local\.cpus = -1 is not a usable value"),
+    ],
+)
+def test_mistakes_in_the_file_are_named(home, text, words):
+    (home / "config.toml").write_text(text)
+    with pytest.raises(ConfigError, match=words):
+        config.load({})
+
+
+def test_mistakes_in_variables_are_named(home):
+    with pytest.raises(ConfigError, match="KALE_CPUS = 'many' is not a usable value"):
+        config.load({"KALE_CPUS": "many"})
+
+
+def test_a_folder_that_cannot_be_made_is_said_in_a_sentence(home, monkeypatch):
+    (home / "file").write_text("")
+    monkeypatch.setenv("KALE_HOME", str(home / "file" / "below"))
+    with pytest.raises(ConfigError, match="Kale has no place for its files: the folder .*file/below can't be made"):
+        config.load({})
