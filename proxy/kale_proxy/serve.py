@@ -65,5 +65,6 @@ def run_one(job: Path) -> int:
     shutil.rmtree(folder, ignore_errors=True)
     outcome: dict[str, Any] = ended[-1] if ended else {"reason": "it could not be started"}
     result: dict[str, str] = outcome.get("result", {"state": "refused", "reason": outcome.get("reason", "")})
-    print(f"{spec.step}: {result['state']} {result['reason']}".rstrip())
+    hint = " (remove that file to run it again by hand)" if result["state"] == "refused" else ""
+    print(f"{spec.step}: {result['state']} {result['reason']}{hint}".rstrip())
     return 0 if result["state"] == "completed" else 1
