@@ -111,7 +111,8 @@ class Supervisor:
     def _is_over(self) -> bool:
         if self.jobs or self.clients:
             self.idle_since = time.monotonic()
-        return time.monotonic() - self.idle_since > self.idle_s
+            return False
+        return time.monotonic() - self.idle_since >= self.idle_s
 
     def _patience(self) -> float:
         return TICK_S if self.jobs else 5.0

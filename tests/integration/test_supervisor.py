@@ -405,3 +405,25 @@ def _wait_for(path: Path) -> None:
     while not path.exists():
         assert time.monotonic() < end, path
         time.sleep(0.02)
+
+
+def test_job_is_run_again_by_hand_once_its_claim_is_removed(shared, monkeypatch):
+    import subprocess
+    import sys
+
+    monkeypatch.setenv("KALE_HOME", str(shared.folder / "hand"))
+    spec, _ = shared.run("print('ran', n)\nx = n + 1", params={"n": "1"}, outputs=("x",))
+    folder = Path(spec.folder)
+    (folder / "job.json").write_text(spec.to_json())
+    command = [sys.executable, "-m", "kale_proxy", "run", str(folder / "job.json")]
+    again = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (again.returncode, again.stdout) == (0, "s%d: completed\n" % shared.count)
+    (folder / "result.json").unlink()
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert refused.returncode == 1
+    assert "attempt-1.claim (remove that file to run it again by hand)" in refused.stdout
+    (folder / "attempt-1.claim").unlink()
+    (folder / "stdout.log").unlink()
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (folder / "stdout.log").read_text() == "ran 1\n"
