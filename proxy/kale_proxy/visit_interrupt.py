@@ -12,14 +12,16 @@ import ctypes
 import sys
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Iterator
     from types import FrameType
 
 _set_async_exc = ctypes.pythonapi.PyThreadState_SetAsyncExc
 _set_async_exc.argtypes = [ctypes.c_ulong, ctypes.py_object]
+_RUNS_CELLS = "IPython.core.interactiveshell"
 _NOTHING = ctypes.py_object()
 
 # Code of these modules may hold a lock that the step needs too.
@@ -38,6 +40,7 @@ _HOLDERS_OF_LOCKS = (
     "warnings",
     "weakref",
     "zmq",
+    f"{__package__}.visit_stdin",
 )
 
 
@@ -51,11 +54,25 @@ def user_frames(frame: FrameType | None) -> list[FrameType]:
     """
     frames: list[FrameType] = []
     while frame is not None:
-        if frame.f_code.co_name == "run_code" and frame.f_globals.get("__name__") == "IPython.core.interactiveshell":
+        if frame.f_code.co_name == "run_code" and frame.f_globals.get("__name__") == _RUNS_CELLS:
             return frames
         frames.append(frame)
         frame = frame.f_back
     return []
+
+
+def awaiting_frames(task: asyncio.Task[Any] | None) -> list[FrameType]:
+    """Return the frames of a cell that awaits, innermost first: a coroutine at rest is in no thread's stack."""
+    frames: list[FrameType] = []
+    waiter: Any = None if task is None or task.done() else task.get_coro()
+    while waiter is not None:
+        frame = getattr(waiter, "cr_frame", None) or getattr(waiter, "gi_frame", None)
+        if frame is None:
+            break
+        is_cell = frame.f_code.co_name == "run_code" and frame.f_globals.get("__name__") == _RUNS_CELLS
+        frames = [] if is_cell else [frame, *frames]
+        waiter = getattr(waiter, "cr_await", None) or getattr(waiter, "gi_yieldfrom", None)
+    return frames
 
 
 def lock_holder(frames: list[FrameType]) -> str | None:

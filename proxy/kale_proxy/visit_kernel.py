@@ -96,7 +96,23 @@ class VisitKernel(_Kernel):  # type: ignore[misc]
         """Run a cell."""
         cell = super().do_execute(*args, **kwargs)
         visit = current()
-        return await (cell if visit is None else visit.run(cell))
+        if visit is not None:
+            return await visit.run(cell)
+        self._kale.step_cells += 1
+        try:
+            return await cell
+        finally:
+            self._kale.step_cells -= 1
+
+    @contextmanager
+    def _cancel_on_sigint(self, future: Any) -> Iterator[None]:
+        """Entered by ipykernel around a cell of the main shell that awaits, with its task."""
+        self._kale.step_task = future
+        try:
+            with super()._cancel_on_sigint(future):
+                yield
+        finally:
+            self._kale.step_task = None
 
     @contextmanager
     def _dummy_context_manager(self, *args: Any) -> Iterator[None]:

@@ -16,7 +16,8 @@ import traceback
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
-from .visit_interrupt import InterruptWindow, lock_holder, user_frames
+from .pause import Pause
+from .visit_interrupt import InterruptWindow, awaiting_frames, lock_holder, user_frames
 from .visit_namespace import Layer, StepBuiltins, WriteThrough, share_main_module
 from .visit_shell import make_shell, release_shell
 from .visit_stdin import InputDesk
@@ -30,6 +31,7 @@ _CLOSE_S = 2.0  # for the visitor's code to end after it was interrupted
 _SYNC_CODE_S = 0.3  # for a cancelled coroutine to reach its await
 _IMPORT_S = 0.5  # how long an interrupt waits for an import or a log record to be done
 _SWITCH_S = 0.0002
+_LEASE_S = 30.0
 _SUBSHELL = "subshell-"  # how ipykernel.subshell names the threads
 
 
@@ -127,6 +129,9 @@ class VisitHost:
         self.step_allows_stdin = bool(kernel._allow_stdin)
         self.visits: dict[str, Visit] = {}
         self.desk = InputDesk()
+        self.pause = Pause(self)
+        self.step_cells = 0
+        self.step_task: asyncio.Task[Any] | None = None
         self._writes: dict[str, bool] = {}
         self._open: set[str] = set()
         self._switch_s = (0.0, 0.0)  # the step's, and ours as Python has rounded it
@@ -180,9 +185,15 @@ class VisitHost:
         if op == "open":
             return {"subshell_id": self.open(writes=bool(request.get("write")))}
         if op == "where":
-            return {"where": self.where(), "held": False}
+            return {"where": self.where(), "held": self.pause.is_held}
+        if op == "pause":
+            state = await self.pause.pause(float(request.get("lease_s", _LEASE_S)))
+            return {"state": state, "where": self.where()}
+        if op == "resume":
+            self.pause.resume()
+            return {}
         if op not in {"close", "interrupt"}:
-            raise ValueError(f"unknown op {op!r}: open, close, interrupt or where")
+            raise ValueError(f"unknown op {op!r}: open, close, interrupt, where, pause or resume")
         subshell_id = request.get("subshell_id")
         if not (subshell_id and isinstance(subshell_id, str)):
             raise ValueError(f"op {op!r} needs a subshell_id")
@@ -300,6 +311,7 @@ class VisitHost:
 
     async def end_all(self, timeout_s: float = 1.0) -> None:
         """Before the kernel ends: interrupt what visitors run, and let zmq's context end without what can't be."""
+        self.pause.resume()
         deadline = time.monotonic() + timeout_s
         for visit in self.visits.values():
             visit.is_closing = True
@@ -335,9 +347,15 @@ class VisitHost:
 
     # In any thread
 
+    @property
+    def is_step_running(self) -> bool:
+        """Whether the main shell runs a cell."""
+        return self.step_cells > 0
+
     def frames(self) -> list[FrameType]:
         """Return the frames of the step's own code, innermost first; none when it runs no code."""
-        return user_frames(sys._current_frames().get(threading.main_thread().ident or 0))
+        frame = self.pause.frame or sys._current_frames().get(threading.main_thread().ident or 0)
+        return user_frames(frame) or awaiting_frames(self.step_task)
 
     def where(self) -> list[str]:
         """Return the step's traceback lines, innermost last."""

@@ -6,7 +6,7 @@ kernel's end. :func:`install` turns each subshell into a visit with a shell of i
 runs as before, at no cost.
 
 Not protected, because it belongs to the process: objects (``data.append``, ``inplace=True``), the working
-folder, the environment, random generators, rcParams, memory. What a visitor's own threads and C code
+folder, the environment, random generators, rcParams, ``sys.stdout`` (``redirect_stdout``), memory. What a visitor's own threads and C code
 print is the step's output. A visitor's C call that holds the GIL stops everyone until it returns, and no
 C call of a visitor can be interrupted.
 
@@ -17,6 +17,8 @@ kernel in an environment that has no Kale. Then, on the control channel, ``kale_
 - ``{"op": "close", "subshell_id"}``: ``{"how": "deleted" | "abandoned"}``
 - ``{"op": "interrupt", "subshell_id"}``: ``{"how": "raised" | "cancel" | "idle" | "unknown" | "stuck"}``
 - ``{"op": "where"}``: ``{"where": [traceback lines], "held": bool}``
+- ``{"op": "pause", "lease_s"}``: ``{"state": "held" | "armed", "where"}``; again to renew; see :mod:`kale_proxy.pause`
+- ``{"op": "resume"}``
 
 each answered by ``kale_visit_reply`` with ``status`` ok, or error and ``evalue``. Of the standard requests,
 ``interrupt_request`` and ``shutdown_request`` with ``header.subshell_id`` mean the visit, and
@@ -45,6 +47,7 @@ _MODULES = (
     "visit_context",
     "visit_namespace",
     "visit_interrupt",
+    "pause",
     "visit_stdin",
     "visit_figures",
     "visit_shell",
@@ -99,6 +102,7 @@ def install(kernel: Any = None) -> None:
         kernel.control_handlers[name] = getattr(kernel, name)
         if name in kernel.shell_handlers:
             kernel.shell_handlers[name] = getattr(kernel, name)
+    host.pause.install_handler()
     _direct_to_running_shell(host.step_shell)
     isolate_figures()
 
