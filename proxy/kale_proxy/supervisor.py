@@ -84,7 +84,8 @@ class Supervisor:
             timeout = 0.0 if len(self.spares) < self._wanted_spares() else self._patience()
             ready = self.selector.select(timeout)
             for key, _ in ready:
-                key.data()
+                if self.selector.get_map().get(key.fd) is key:  # an earlier one of this round may have closed it
+                    key.data()
             if not ready and len(self.spares) < self._wanted_spares():
                 self._fork_spare()
             self.guard.tick(self._kill)
