@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from kale_magic.api import files
 from kale_magic.api.find import Scope, Target, find_step, one_job, where_in
-from kale_magic.api.visits import Visits, live_folder
+from kale_magic.api.visits import Visits
 from kale_magic.errors import UsageError
 from kale_magic.model.states import RunState
 
@@ -212,19 +212,32 @@ class Step:
         target = self._visits.wait_for_kernel(one_job(self._client, self.target()), timeout)
         return self._visits.run(target, code, timeout=timeout)
 
-    def connection_file(self) -> Path:
-        """Return the Jupyter connection file of the running step's kernel.
+    def connection_file(self, *, mode: str = "visit", timeout: float = 600.0) -> Path:
+        """Return an ordinary Jupyter connection file, with which any client visits the running step.
 
-        A client that uses it talks to the kernel without Kale: it waits behind the step's code, and it
-        can disturb the step.
+        A relay that belongs to this process serves it until the process ends, or a client sends shutdown. The
+        step is not disturbed by either.
+
+        Parameters
+        ----------
+        mode : str
+            ``visit``; ``write``: names that are assigned become the step's; ``main``: queue behind its code.
+        timeout : float
+            Longest wait for the step to start, in seconds.
 
         Raises
         ------
         UsageError
-            The step has no kernel now.
+            The step is over, or has no kernel.
+        TimeoutError
+            It did not start in time.
         """
-        target = one_job(self._client, self.target())
-        return live_folder(target) / "kernel.json"
+        from kale_magic.api.relays import connection_file
+
+        if mode not in {"visit", "write", "main"}:
+            raise UsageError(f"There is no mode {mode!r}.", "There are: visit, write, main.")
+        target = self._visits.wait_for_kernel(one_job(self._client, self.target()), timeout)
+        return connection_file(str(target), mode)
 
     def stop(self) -> None:
         """Interrupt the step's code; its kernel stays for a look."""

@@ -50,7 +50,7 @@ def stop(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def attach(arguments: argparse.Namespace, console: Console) -> int:
-    """Run code in the kernel of a running step and print what it prints."""
+    """Run code in the kernel of a running step and print what it prints, or open a console on it."""
     from kale_magic.api.find import Target, find_step, one_job
     from kale_magic.api.visits import Visits
 
@@ -64,6 +64,10 @@ def attach(arguments: argparse.Namespace, console: Console) -> int:
     with Client.connect() as client, contextlib.closing(Visits(client)) as visits:
         target = one_job(client, find_step(client, arguments.step, here(), is_acting=True))
         target = visits.wait_for_kernel(target, arguments.timeout, tell)
+        if arguments.console:
+            from kale_magic.cli.kernels import open_console
+
+            return Exit.OK if open_console(client, target) == 0 else Exit.FAILED
         reply = visits.execute(
             target,
             code,

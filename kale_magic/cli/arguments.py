@@ -54,6 +54,7 @@ def build_parser() -> Parser:
     _add_workflow_commands(commands)
     _add_look_commands(commands)
     _add_act_commands(commands)
+    _add_kernels_commands(commands)
     _add_care_commands(commands)
     return parser
 
@@ -151,11 +152,13 @@ def _add_act_commands(commands: Any) -> None:
         commands,
         "attach",
         "act:attach",
-        "run code in a running step's kernel",
+        "work in a running step's kernel",
         more=f"It can't disturb the step. {_STEP}",
     )
     attach.add_argument("step", metavar="STEP")
-    attach.add_argument("--exec", metavar="CODE", dest="code", required=True, help="the code; - reads it from stdin")
+    how = attach.add_mutually_exclusive_group(required=True)
+    how.add_argument("--console", action="store_true", help="open Jupyter's console on it")
+    how.add_argument("--exec", metavar="CODE", dest="code", help="run this and print what it prints; - reads it from stdin")
     attach.add_argument(
         "--timeout",
         metavar="S",
@@ -163,6 +166,25 @@ def _add_act_commands(commands: Any) -> None:
         default=600.0,
         help="longest wait for the step to start, and for the code (default 600)",
     )
+
+
+def _add_kernels_commands(commands: Any) -> None:
+    does = "kernels that open a notebook or console on a running step"
+    kernels = commands.add_parser("kernels", help=does, description=f"{does[0].upper()}{does[1:]}.")
+    parts = kernels.add_subparsers(dest="part", metavar="COMMAND", title="commands", required=True)
+    listed = _add(parts, "list", "kernels:list_", "list them: name and folder", json=True)
+    install = _add(parts, "install", "kernels:install", "make the kernel of a step", json=True, more=_STEP)
+    install.add_argument("step", metavar="STEP")
+    kind = install.add_mutually_exclusive_group()
+    kind.add_argument("--write", action="store_true", help="names that a cell assigns become the step's")
+    kind.add_argument("--main", action="store_true", help="queue behind the step's code instead of running beside it")
+    remove = _add(parts, "remove", "kernels:remove", "remove one, or all whose run is over")
+    remove.add_argument("name", metavar="NAME", nargs="?", help="as list shows it, or RUN/STEP")
+    remove.add_argument("--stale", action="store_true", help="all whose run is over")
+    for part in (listed, install, remove):
+        place = part.add_mutually_exclusive_group()
+        place.add_argument("--prefix", metavar="P", help="in this environment instead of your Jupyter folder")
+        place.add_argument("--sys-prefix", action="store_true", help="in the environment of this Python")
 
 
 def _add_care_commands(commands: Any) -> None:

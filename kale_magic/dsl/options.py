@@ -195,7 +195,14 @@ SPECS: dict[str, Spec] = {
         ),
         sign="%%",
     ),
-    "attach_line": Spec("Make a kernel on the step that a notebook or console can use.", (_STEP,)),
+    "attach_line": Spec(
+        "Make a kernel on the step that a notebook or console can use.",
+        (_STEP,),
+        (
+            Option("write", Kind.FLAG, "names that a cell assigns become the step's"),
+            Option("main", Kind.FLAG, "queue behind the step's code instead of running beside it"),
+        ),
+    ),
     "pull": Spec(
         "Bring values of a step here.",
         (_STEP, Positional("x", "names of its values", is_rest=True)),

@@ -51,12 +51,17 @@ class Spec:
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
+    @property
+    def display_name(self) -> str:
+        """What a person chooses in a front end."""
+        return f"Kale: {self.step}" + ("" if self.mode == "visit" else f" ({self.mode})")
+
     def to_json(self) -> dict[str, Any]:
         """Return the content of ``kernel.json``."""
         option = [] if self.mode == "visit" else [f"--{self.mode}"]
         return {
             "argv": [sys.executable, "-m", "kale_magic.kernels", "attach", self.step, "-f", "{connection_file}", *option],
-            "display_name": f"Kale: {self.step}" + ("" if self.mode == "visit" else f" ({self.mode})"),
+            "display_name": self.display_name,
             "language": "python",
             "interrupt_mode": "message",
             "env": {} if self.home is None else {"KALE_HOME": self.home},

@@ -66,6 +66,8 @@ def with_runs(client, *runs):
     "words",
     [[], ["nonsense"], ["status", "--jso"], ["logs"], ["logs", "a", "--tail", "x"], ["wait", "--timeout", "-1"], ["wait", "--timeout", "nan"],
      ["run"], ["run", "x.ipynb", "--params", "n"], ["run", "x.ipynb", "--only", "a,,b"], ["export", "x.ipynb"], ["attach", "a"],
+     ["attach", "a", "--console", "--exec", "1"], ["kernels"], ["kernels", "install"], ["kernels", "install", "a", "--write", "--main"],
+     ["kernels", "list", "--prefix", "p", "--sys-prefix"],
      ["manager"], ["manager", "kill"], ["gc", "--older-than", "soon"], ["logs", "a", "--stderr", "--script"], ["export", "x", "-o", "y", "--format", "cwl"]],
 )  # fmt: skip
 def test_wrong_words_are_exit_code_2_and_one_sentence_on_stderr(words, capsys):
@@ -114,7 +116,7 @@ def test_every_command_has_a_function(words, parser):
         __import__(f"kale_magic.cli.{module}")
         assert callable(getattr(sys.modules[f"kale_magic.cli.{module}"], name))
     else:
-        assert words in ([], ["manager"])
+        assert words in ([], ["manager"], ["kernels"])
 
 
 def test_parameters_are_literals_where_they_are_some():

@@ -140,7 +140,7 @@ def test_other_magics():
     assert parse("workflow", "").name is None
     assert parse("%%kale_step", "a", is_cell=True).name == "a"
     assert vars(parse("attach", "fit --timeout 0 --write", is_cell=True)) == {"step": "fit", "timeout": 0.0, "write": True, "main": False}
-    assert vars(parse("attach", "fit")) == {"step": "fit"}
+    assert vars(parse("attach", "fit --write")) == {"step": "fit", "write": True, "main": False}
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_other_magics():
         ("pull", "fit", "x is missing"),
         ("submit", "fit", "'fit' is a word too many"),
         ("show", "x", "%kale_show: 'x' is a word too many"),
-        ("attach", "fit --write", "no option --write"),
+        ("attach", "fit --timeout 3", "no option --timeout"),
     ],
 )
 def test_mistakes_on_other_lines(magic, line, words):

@@ -167,8 +167,22 @@ def test_step_without_a_kernel_says_so(md: Notebook) -> None:
     assert "shell step: it has no kernel" in md.fail("%%kale_attach md\n1")
 
 
-def test_line_form_says_how(md: Notebook) -> None:
-    assert "%%kale_attach" in md.fail("%kale_attach md")
+def test_line_form_makes_a_kernel_and_says_how_to_use_it_in_two_lines(
+    md: Notebook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "data"))
+    md.run("%kale_attach md")
+    assert md.text.splitlines() == [
+        "Notebook: choose the kernel 'Kale: melt-1/md'; closing or restarting it leaves the step alone.",
+        "Terminal: jupyter console --kernel kale-melt-1-md",
+    ]
+    spec = json.loads((tmp_path / "data/kernels/kale-melt-1-md/kernel.json").read_text())
+    assert spec["argv"][1:] == ["-m", "kale_magic.kernels", "attach", "melt-1/md", "-f", "{connection_file}"]
+    assert spec["interrupt_mode"] == "message"
+    md.run("%kale_attach md --write")
+    assert "(write)" in md.text
+    assert "exclude" in md.fail("%kale_attach md --write --main")
+    assert "Did you mean md" in md.fail("%kale_attach mdd")
 
 
 def test_declared_step_that_no_run_has_says_how_to_run_it(md: Notebook) -> None:

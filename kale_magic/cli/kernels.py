@@ -1,0 +1,97 @@
+"""``kernels list|install|remove``: the kernelspecs of steps; and ``attach --console``, which uses one."""
+
+from __future__ import annotations
+
+import importlib.util
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+from kale_magic.cli.exits import Exit
+from kale_magic.cli.scope import here
+from kale_magic.client import Client
+from kale_magic.errors import UsageError
+from kale_magic.kernels import specs
+
+if TYPE_CHECKING:
+    import argparse
+
+    from kale_magic.api.find import Target
+    from kale_magic.cli.console import Console
+
+
+def list_(arguments: argparse.Namespace, console: Console) -> int:
+    """List the kernelspecs of steps."""
+    found = specs.installed(_prefix(arguments))
+    if console.is_json:
+        console.data([{"name": spec.name, "path": str(spec.path), "step": spec.step} for spec in found])
+    elif not found:
+        console.say("No step has a kernel for notebooks. Make one: jupyter kale kernels install STEP")
+    width = max((len(spec.name) for spec in found), default=0) + 2
+    for spec in found:
+        console.say(f"{spec.name:<{width}}{spec.path}")
+    return Exit.OK
+
+
+def install(arguments: argparse.Namespace, console: Console) -> int:
+    """Make the kernelspec of a step."""
+    from kale_magic.api.find import find_step, one_job
+    from kale_magic.api.visits import refuse_without_kernel
+
+    mode = "main" if arguments.main else "write" if arguments.write else "visit"
+    with Client.connect() as client:
+        target = one_job(client, find_step(client, arguments.step, here(), is_acting=True))
+        refuse_without_kernel(target)
+        spec = specs.install(client, target, mode=mode, prefix=_prefix(arguments))
+    if console.is_json:
+        console.data({"name": spec.name, "path": str(spec.path)})
+    console.say(f"{spec.name}: {spec.path}")
+    return Exit.OK
+
+
+def remove(arguments: argparse.Namespace, console: Console) -> int:
+    """Remove one kernelspec, or those whose run is over."""
+    if bool(arguments.name) == arguments.stale:
+        raise UsageError("kernels remove takes a name, or --stale.", "See them: jupyter kale kernels list")
+    if arguments.name:
+        gone = [specs.remove(arguments.name, _prefix(arguments))]
+    else:
+        with Client.connect() as client:
+            gone = specs.remove_stale(client, _prefix(arguments))
+    for spec in gone:
+        console.say(f"{spec.name} removed")
+    if not gone:
+        console.say("Nothing to remove.")
+    return Exit.OK
+
+
+def open_console(client: Client, target: Target) -> int:
+    """Run Jupyter's console on a step, and return when the person leaves it; the step goes on.
+
+    Raises
+    ------
+    UsageError
+        It is not installed.
+    """
+    if importlib.util.find_spec("jupyter_console") is None:
+        raise UsageError(f"Jupyter's console is not installed for {sys.executable}.", "Install it: pip install jupyter-console")
+    spec = specs.install(client, target)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the console, which ends its own cell
+    try:
+        with subprocess.Popen(
+            [sys.executable, "-m", "jupyter_console", "--kernel", spec.name],
+            preexec_fn=_take_interrupts,  # noqa: PLW1509 - one call, in a process without threads
+        ) as process:
+            return process.wait()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _take_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _prefix(arguments: argparse.Namespace) -> str | None:
+    prefix: str | None = sys.prefix if arguments.sys_prefix else arguments.prefix
+    return prefix
