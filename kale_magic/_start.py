@@ -21,6 +21,7 @@ import kale_proxy
 from kale_magic.config import VARIABLES
 from kale_magic.errors import ManagerUnavailable
 from kale_magic.model.environment import clean_environment
+from kale_proxy.claim import pid_start
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -65,24 +66,23 @@ def start_manager(settings: Settings, connect: Callable[[float], T], *, timeout:
         with contextlib.suppress(ManagerUnavailable, EOFError):  # somebody else's may be up by now
             return connect(max(deadline - time.monotonic(), _RETRY_S))
         mark = settings.log_file.stat().st_size if settings.log_file.exists() else 0
-        failure = _launch(settings, deadline)
-        while not failure and time.monotonic() < deadline:
-            try:
+        pid = None
+        while time.monotonic() < deadline and "gives up:" not in _tail(settings, mark):
+            if pid is None or pid_start(pid) is None:  # another was quicker, or it was killed
+                pid = _launch(settings, deadline)
+            with contextlib.suppress(ManagerUnavailable, EOFError):
                 return connect(max(deadline - time.monotonic(), _RETRY_S))
-            except (ManagerUnavailable, EOFError):
-                time.sleep(_RETRY_S)
+            time.sleep(_RETRY_S)
             explain_absence(settings)
-            if _has_given_up(settings, mark):
-                break
     said = _last_line(settings, mark)
     raise ManagerUnavailable(
-        failure or f"The manager could not be started{': ' + said if said else f' within {timeout:g} s'}.",
+        f"The manager could not be started{': ' + said if said else f' within {timeout:g} s'}.",
         f"Its log is {settings.log_file}.",
     )
 
 
-def _launch(settings: Settings, deadline: float) -> str:
-    """Run the daemon, which detaches at once; return what went wrong, or nothing."""
+def _launch(settings: Settings, deadline: float) -> int:
+    """Run the daemon, which detaches at once and says its pid; raises ManagerUnavailable."""
     environ, _ = clean_environment(os.environ)
     environ |= {name: value for name, value in os.environ.items() if name in VARIABLES}
     if extra := _import_folders():
@@ -90,22 +90,25 @@ def _launch(settings: Settings, deadline: float) -> str:
     command = [sys.executable, "-m", "kale_magic.manager.daemon", "--detach"]
     log = os.open(settings.log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        subprocess.run(
+        done = subprocess.run(
             command,
             env=environ,
             cwd="/",
             stdin=subprocess.DEVNULL,
-            stdout=log,
+            stdout=subprocess.PIPE,
             stderr=log,
             start_new_session=True,
             check=True,
             timeout=max(deadline - time.monotonic(), 1.0),
         )
-    except (OSError, subprocess.SubprocessError) as exc:
-        return f"The manager could not be started ({' '.join(command)}): {_last_line(settings, 0) or exc}"
+        return int(done.stdout)
+    except (OSError, subprocess.SubprocessError, ValueError) as exc:
+        raise ManagerUnavailable(
+            f"The manager could not be started ({' '.join(command)}): {_last_line(settings, 0) or exc}",
+            f"Its log is {settings.log_file}.",
+        ) from exc
     finally:
         os.close(log)
-    return ""
 
 
 def _import_folders() -> list[str]:
@@ -133,10 +136,6 @@ def _one_at_a_time(path: Path, deadline: float) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _has_given_up(settings: Settings, mark: int) -> bool:
-    return "gives up:" in _tail(settings, mark)
-
-
 def _last_line(settings: Settings, mark: int) -> str:
     lines = _tail(settings, mark).strip().splitlines()
     return lines[-1].rpartition("gives up:")[2].strip() if lines else ""
@@ -145,7 +144,8 @@ def _last_line(settings: Settings, mark: int) -> str:
 def _tail(settings: Settings, mark: int) -> str:
     try:
         with settings.log_file.open("rb") as file:
-            file.seek(max(mark, file.seek(0, os.SEEK_END) - 4096))
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(min(mark, end), end - 4096))
             return file.read().decode(errors="replace")
     except OSError:
         return ""

@@ -138,11 +138,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m kale_magic.manager.daemon", description="Kale's manager.")
     parser.add_argument("--detach", action="store_true", help="go on in the background, in a session of its own")
     options = parser.parse_args(argv)
-    if options.detach and os.fork():
+    if options.detach and _detach():
         return 0
-    if options.detach:
-        with contextlib.suppress(PermissionError):
-            os.setsid()
     os.umask(0o077)
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(process)d %(levelname)s %(message)s", stream=sys.stderr
@@ -161,6 +158,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         _log.exception("gives up: %s: %s", type(exc).__name__, exc)
         return 1
     return 0
+
+
+def _detach() -> bool:
+    """Go on in a child with a session of its own; return True in the parent, which tells the child's pid."""
+    if (pid := os.fork()) != 0:
+        sys.stdout.write(f"{pid}\n")
+        return True
+    os.setsid()
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # who started us reads the other end until it is closed
+    return False
 
 
 async def _serve(settings: config.Settings) -> None:
