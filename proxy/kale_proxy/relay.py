@@ -24,7 +24,7 @@ from kale_proxy import relay_answers as answers
 from kale_proxy.agent_link import request_header
 from kale_proxy.doorbell import ProcessWatch
 from kale_proxy.relay_front import Front
-from kale_proxy.relay_ledger import MARK, Ledger, Parents, Request, execute_reply
+from kale_proxy.relay_ledger import Ledger, Parents, Request, execute_reply
 from kale_proxy.relay_link import AgentLink
 from kale_proxy.wire import (
     MAX_FRAME,
@@ -170,7 +170,7 @@ class Relay:
             if request.is_execute:
                 self._fail(request, "KeyboardInterrupt", f"{self._name} has not seen this cell.")
         if self._link is not None:
-            header = json.dumps(request_header("interrupt_request") | {MARK: self._client_id}).encode()
+            header = json.dumps(request_header("interrupt_request", self._client_id)).encode()
             self._link.send(message_frame(Channel.CONTROL, 0, [header, b"{}", b"{}", b"{}"]))
 
     async def _keep_linked(self) -> None:
@@ -335,7 +335,7 @@ class Relay:
     def _ask(self, channel: Channel) -> str:
         """Send a request of the relay's own: one that any kernel answers and that changes nothing."""
         assert self._link is not None
-        header = request_header("kernel_info_request") | {MARK: self._client_id}
+        header = request_header("kernel_info_request", self._client_id)
         self._link.send(message_frame(channel, 0, [json.dumps(header).encode(), b"{}", b"{}", b"{}"]))
         return str(header["msg_id"])
 
@@ -398,7 +398,10 @@ class Relay:
         elif message.channel is Channel.STDIN:
             if (request := self._ledger.find(parent_id)) is not None:
                 self._front.reply(message.channel, request.identities, [parts[0], parent, *parts[2:]])
-        elif (request := self._ledger.answered(parent_id)) is not None:
+        elif (request := self._ledger.find(parent_id)) is not None and not request.is_answered:
+            for earlier in self._ledger.overtaken(request) if self._probe else ():
+                self._answer(earlier, execute_reply(earlier))
+            self._ledger.answered(parent_id)
             self._front.reply(request.channel, request.identities, [parts[0], parent, *parts[2:]])
 
     def _on_gap(self, lost: int) -> None:

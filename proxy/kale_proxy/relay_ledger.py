@@ -117,6 +117,12 @@ class Ledger:
         self.drop_done(request)
         return request
 
+    def overtaken(self, request: Request) -> list[Request]:
+        """Return the cells before ``request`` that have ended and whose reply, which would be earlier, was lost."""
+        before = list(self._open.values())
+        before = before[: before.index(request)] if request.channel is Channel.SHELL else []
+        return [r for r in before if r.is_execute and r.is_sent and r.is_idle and not r.is_answered]
+
     def drop_done(self, request: Request) -> None:
         """Forget a request that is done."""
         if request.is_done:
