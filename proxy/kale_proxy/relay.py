@@ -372,37 +372,35 @@ class Relay:
         self._seen = (message.seq, replies)
         parts = message.parts
         kind = str(json.loads(parts[0]).get("msg_type"))
-        parent_id, parent = self._parents.clean(parts[1])
-        if parent_id == self._info_id:
-            return
-        if parent_id == self._probe:
-            if kind == "status" and b"idle" in parts[3]:
+        parent = self._parents.clean(parts[1])
+        if parent.session == self._client_id:  # the relay's own
+            if parent.msg_id == self._probe and kind == "status" and b"idle" in parts[3]:
                 self._probed("idle")
             return
-        self._ledger.printed(parent_id, kind, parts[3])
+        self._ledger.printed(parent.msg_id, kind, parts[3])
         if kind == "execute_input":
             self._count = int(json.loads(parts[3]).get("execution_count") or self._count)
-        self._front.publish(kind, [parts[0], parent, *parts[2:]])
+        self._front.publish(kind, [parts[0], parent.header, *parts[2:]])
         if self._front.is_full and not self._is_held:
             self._hold(is_held=True)
 
     def _on_reply(self, message: Message) -> None:
         self._seen = (self._seen[0], message.seq)
         parts = message.parts
-        parent_id, parent = self._parents.clean(parts[1])
-        if parent_id == self._info_id:
+        parent = self._parents.clean(parts[1])
+        if parent.msg_id == self._info_id:
             self._info = answers.kernel_info(json.loads(parts[3]), self._name)
             self._inform()
-        elif parent_id == self._probe:
+        elif parent.msg_id == self._probe:
             self._probed("reply")
         elif message.channel is Channel.STDIN:
-            if (request := self._ledger.find(parent_id)) is not None:
-                self._front.reply(message.channel, request.identities, [parts[0], parent, *parts[2:]])
-        elif (request := self._ledger.find(parent_id)) is not None and not request.is_answered:
+            if (request := self._ledger.find(parent.msg_id)) is not None:
+                self._front.reply(message.channel, request.identities, [parts[0], parent.header, *parts[2:]])
+        elif (request := self._ledger.find(parent.msg_id)) is not None and not request.is_answered:
             for earlier in self._ledger.overtaken(request) if self._probe else ():
                 self._answer(earlier, execute_reply(earlier))
-            self._ledger.answered(parent_id)
-            self._front.reply(request.channel, request.identities, [parts[0], parent, *parts[2:]])
+            self._ledger.answered(parent.msg_id)
+            self._front.reply(request.channel, request.identities, [parts[0], parent.header, *parts[2:]])
 
     def _on_gap(self, lost: int) -> None:
         """Say that output is gone, and let no cell wait for an idle that may have been in it."""

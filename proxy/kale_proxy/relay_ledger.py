@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 MARK = "kale"  # names the client in the header of its requests, and so in the parent of what they cause
 _MAX_OPEN = 10_000
+_KNOWN_PARENTS = 64
 
 
 @dataclass(slots=True)
@@ -161,21 +162,29 @@ def execute_reply(request: Request) -> dict[str, Any]:
     return {"status": "error", **request.failure, **reply}
 
 
+class Parent(NamedTuple):
+    """What a message says of its cause: its id, who asked, and the header as the front end wrote it."""
+
+    msg_id: str
+    session: str
+    header: bytes
+
+
 class Parents:
     """Gives the parent headers of messages back as the front end wrote them."""
 
     def __init__(self) -> None:
-        self._known: dict[bytes, tuple[str, bytes]] = {}
+        self._known: dict[bytes, Parent] = {}
 
-    def clean(self, raw: bytes) -> tuple[str, bytes]:
-        """Return the id in a parent header, and the header without what Kale has put in."""
+    def clean(self, raw: bytes) -> Parent:
+        """Return what a parent header says, without what Kale has put in."""
         found = self._known.get(raw)
         if found is None:
             header = json.loads(raw)
-            msg_id = str(header.get("msg_id", ""))
             for key in (MARK, "subshell_id"):
                 header.pop(key, None)
-            if len(self._known) >= 64:
+            if len(self._known) >= _KNOWN_PARENTS:
                 self._known.clear()
-            found = self._known[raw] = msg_id, json.dumps(header).encode()
+            said = str(header.get("msg_id", "")), str(header.get("session", ""))
+            found = self._known[raw] = Parent(*said, json.dumps(header).encode())
         return found

@@ -335,7 +335,7 @@ def collect(client: BlockingKernelClient, wanted: list[str]) -> tuple[list[dict[
         messages.append(message)
         if message["content"].get("execution_state") == "idle":
             idle.append(message["parent_header"]["msg_id"])
-    assert idle == wanted
+    assert idle == wanted, (idle, wanted)
     return replies, messages
 
 
