@@ -139,16 +139,15 @@ def _wrap_loader(spec: ModuleSpec, patch: Callable[[ModuleType], None] | None) -
     loader.exec_module = exec_module
 
 
-def prepare_formats(shell: Any) -> None:
-    """Let the visitor's shell turn a figure into an image, once matplotlib is there."""
+def prepare_formats(shell: Any) -> bool:
+    """Let the visitor's shell turn a figure into an image; False while there is no matplotlib."""
     module = sys.modules.get("matplotlib.figure")
     figure_class = getattr(module, "Figure", None)  # absent while the step is importing it
-    if figure_class is None or any(
-        figure_class in formatter.type_printers
-        for formatter in shell.display_formatter.formatters.values()
-        if hasattr(formatter, "type_printers")
-    ):
-        return
+    if figure_class is None:
+        return False
+    formatters = shell.display_formatter.formatters.values()
+    if any(figure_class in getattr(formatter, "type_printers", ()) for formatter in formatters):
+        return True
     from IPython.core.pylabtools import select_figure_formats
 
     formats, options = {"png"}, {"bbox_inches": "tight"}
@@ -156,6 +155,7 @@ def prepare_formats(shell: Any) -> None:
     if config is not None and config.initialized():
         formats, options = config.instance().figure_formats, config.instance().print_figure_kwargs
     select_figure_formats(shell, formats, **options)
+    return True
 
 
 def show_figures(visit: Visit) -> None:

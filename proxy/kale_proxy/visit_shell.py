@@ -131,6 +131,8 @@ class VisitShell(_Shell):  # type: ignore[misc]
 
     visit: Visit
     _last_error: Any = None
+    _printers: list[list[Any]]
+    _has_formats = False
 
     _tee = staticmethod(no_tee)
 
@@ -190,6 +192,18 @@ class VisitShell(_Shell):  # type: ignore[misc]
         for name in ("session", "pub_socket", "topic"):
             setattr(self.displayhook, name, getattr(step_hook, name))
 
+    def init_display_formatter(self) -> None:
+        """Make formatters of one's own, and note the tables of the step's printers."""
+        super().init_display_formatter()
+        own = self.display_formatter.formatters
+        self._printers = [
+            [getattr(formatter, table), getattr(own[mime], table), 0]
+            for mime, formatter in self.visit.host.step_shell.display_formatter.formatters.items()
+            if mime in own
+            for table in ("type_printers", "singleton_printers", "deferred_printers")
+            if hasattr(formatter, table)
+        ]
+
     @property
     def excepthook(self) -> Any:
         """``sys.excepthook`` as it is, so that IPython's swap around each cell changes nothing."""
@@ -197,14 +211,14 @@ class VisitShell(_Shell):  # type: ignore[misc]
 
     def prepare_cell(self) -> None:
         """Take over printers that the step has registered since, and matplotlib's formats."""
-        own = self.display_formatter.formatters
-        for mime, formatter in self.visit.host.step_shell.display_formatter.formatters.items():
-            if mime in own and hasattr(formatter, "type_printers"):
-                for table in ("type_printers", "singleton_printers", "deferred_printers"):
-                    printers = getattr(own[mime], table)
-                    for key, printer in list(getattr(formatter, table).items()):
-                        printers.setdefault(key, printer)
-        prepare_formats(self)
+        for entry in self._printers:
+            of_step, own, size = entry
+            if len(of_step) != size:
+                entry[2] = len(of_step)
+                for key, printer in list(of_step.items()):
+                    own.setdefault(key, printer)
+        if not self._has_formats:
+            self._has_formats = prepare_formats(self)
 
     def finish_cell(self) -> None:
         """Show the figures of this cell, as inline plotting does."""

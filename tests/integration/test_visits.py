@@ -550,6 +550,15 @@ def test_rich_output_and_results_are_kept(busy: Visitor) -> None:
     assert busy.run("from IPython.display import clear_output; clear_output()")[1].kinds[-1] == "clear_output"
 
 
+def test_a_printer_that_the_step_registers_is_used_in_visits(kernel: Kernel) -> None:
+    visitor = kernel.visit()
+    assert visitor.value("1") == "1"
+    kernel.run(
+        "class Big: pass\nget_ipython().display_formatter.formatters['text/plain'].for_type(Big, lambda o, p, c: p.text('big'))"
+    )
+    assert visitor.value("Big()") == "big"
+
+
 def test_a_visitors_widget_talks_to_the_visitor(busy: Visitor) -> None:
     reply, output = busy.run(
         "import ipywidgets\nslider = ipywidgets.IntSlider(3); seen = []\nslider.observe(lambda c: seen.append(c['new']), 'value')\nslider"
