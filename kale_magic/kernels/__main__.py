@@ -25,8 +25,8 @@ def main(argv: list[str] | None = None) -> int:
     from kale_magic.errors import KaleError
     from kale_magic.kernels.seek import Seeker
     from kale_magic.model.address import parse_address
-    from kale_proxy.relay import serve
     from kale_proxy.relay_front import ConnectionFileError
+    from kale_proxy.relay_serve import serve
 
     mode = "main" if options.main else "write" if options.write else "visit"
     owner = os.environ.get("JPY_PARENT_PID", "")  # set by whoever wants its kernels to end with it

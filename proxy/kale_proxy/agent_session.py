@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from kale_proxy.agent_link import DELIMITER, KernelLink, request_header
 from kale_proxy.agent_visit import MODES, Visit
+from kale_proxy.comms import OwnComms, known
 from kale_proxy.journal import JournalReader
 from kale_proxy.wire import (
     CLIENT_ID,
@@ -59,6 +60,7 @@ class Hello(NamedTuple):
     since: int | None
     replies: int
     is_all_wanted: bool
+    comms: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, data: dict[str, Any]) -> Hello:
@@ -72,7 +74,7 @@ class Hello(NamedTuple):
             raise WireError("garbage", "HELLO asks for a visit or for messages in a way that is not known")
         if (since is not None and not _is_seq(since)) or not _is_seq(replies):
             raise WireError("garbage", "HELLO counts messages in something else than whole numbers")
-        return cls(client, mode, since, replies, iopub == "all")
+        return cls(client, mode, since, replies, iopub == "all", known(data.get("comms")))
 
 
 class Outlet(Protocol):
@@ -111,6 +113,7 @@ class Session:
         self._on_change = on_change
         self._tag = b'"' + client_id.encode() + b'"'
         self._is_all_wanted = False
+        self._comms = OwnComms()
         self._acknowledged: int | None = None
         self._replies = 0
         self._sent = 0
@@ -148,6 +151,7 @@ class Session:
         since = self._acknowledged if hello.since is None else hello.since
         self.cursor = last if since is None else min(since, last)
         self._is_all_wanted = hello.is_all_wanted
+        self._comms.add(hello.comms)
         self._sent = min(hello.replies, self._replies)
         self.acknowledge(self.cursor, self._sent)
         return {"seq": self.cursor, "replies": self._sent}
@@ -214,6 +218,7 @@ class Session:
             if self.visit.subshell_id is not None:
                 parts = [json.dumps(header | {"subshell_id": self.visit.subshell_id}).encode(), *parts[1:]]
         self._link.send(message.channel, parts)
+        self._comms.follow(parts)
         if header["msg_type"].endswith("_request"):  # nothing answers a comm_msg or an input_reply
             self._unanswered.add(header["msg_id"])
 
@@ -323,7 +328,9 @@ class Session:
             is_own = self._tag in parts[1]
             if is_own and self.asked == "main":
                 self._note_status(parts)
-            if is_own or self._is_all_wanted:
+            if is_own:
+                self._comms.follow(parts)
+            if is_own or self._is_all_wanted or self._comms.has(parts):
                 frames.append(_fitting_frame(Channel.IOPUB, seq, parts))
         return frames
 

@@ -14,7 +14,6 @@ import contextlib
 import json
 import logging
 import os
-import signal
 import sys
 import time
 from dataclasses import dataclass
@@ -22,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from kale_proxy import relay_answers as answers
 from kale_proxy.agent_link import request_header
-from kale_proxy.doorbell import ProcessWatch
+from kale_proxy.comms import OwnComms
+from kale_proxy.relay_desk import Desk
 from kale_proxy.relay_front import Front
 from kale_proxy.relay_ledger import Ledger, Parents, Request, execute_reply
 from kale_proxy.relay_link import AgentLink
@@ -70,46 +70,8 @@ class Place:
     advice: str = ""
 
 
-def serve(file: Path, name: str, seek: Seek, *, mode: str = "visit", owner: int | None = None) -> None:
-    """Be the kernel of the connection file ``file`` until the front end shuts it down, ``owner`` ends, or a signal comes.
-
-    Parameters
-    ----------
-    file : Path
-        Written by the front end.
-    name : str
-        The step, for people.
-    seek : callable
-        Finds the step; raises nothing that a person should not read. Asked again whenever the kernel is out of reach.
-    mode : str
-        ``visit``, ``write`` or ``main``.
-    owner : int, optional
-        The process with which the relay ends.
-
-    Raises
-    ------
-    ConnectionFileError
-        The file is none, or its addresses are taken.
-    """
-    asyncio.run(_serve(file, name, seek, mode, owner))
-
-
-async def _serve(file: Path, name: str, seek: Seek, mode: str, owner: int | None) -> None:
-    relay = Relay(file, name, seek, mode)
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGINT, relay.interrupt)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, relay.stop)
-    watch = ProcessWatch(owner, relay.stop) if owner is not None else None
-    try:
-        await relay.run()
-    finally:
-        if watch is not None:
-            watch.close()
-
-
 class Relay:
-    """See the module; parameters as :func:`serve` has them."""
+    """See the module; parameters as :func:`kale_proxy.relay_serve.serve` has them."""
 
     def __init__(self, file: Path, name: str, seek: Seek, mode: str) -> None:
         self._name = name
@@ -118,6 +80,7 @@ class Relay:
         self._client_id = os.urandom(16).hex()
         self._ledger = Ledger(self._client_id)
         self._parents = Parents()
+        self._comms = OwnComms()
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
         self._link: AgentLink | None = None
@@ -128,16 +91,14 @@ class Relay:
         self._is_ack_due = False
         self._probe = ""
         self._probe_signs: set[str] = set()
-        self._info: dict[str, Any] | None = None
         self._info_id = ""
-        self._asked_info: list[Request] = []
-        self._count = 0
         self._over = ""
         self._doing = ""
         self._note = ""
         self._away_since = self._loop.time()
         self._was_there = False
         self._front = Front(file, self._from_front, self._go_on)
+        self._desk = Desk(self._front, self._ledger, name)
 
     # -- life
 
@@ -168,7 +129,7 @@ class Relay:
         """End the front end's own cell; what has not gone out yet is taken back."""
         for request in self._ledger.unsent():
             if request.is_execute:
-                self._fail(request, "KeyboardInterrupt", f"{self._name} has not seen this cell.")
+                self._desk.fail(request, "KeyboardInterrupt", f"{self._name} has not seen this cell.")
         if self._link is not None:
             header = json.dumps(request_header("interrupt_request", self._client_id)).encode()
             self._link.send(message_frame(Channel.CONTROL, 0, [header, b"{}", b"{}", b"{}"]))
@@ -202,7 +163,8 @@ class Relay:
     async def _linked(self, live: Path) -> AgentGone:
         """Join to the agent, and return why that ended."""
         since, replies = self._seen
-        hello = {"client": self._client_id, "since": since, "replies": replies, "visit": {"mode": self._mode}}
+        place = {"client": self._client_id, "since": since, "replies": replies}
+        hello = place | {"visit": {"mode": self._mode}, "comms": list(self._comms)}
         link = await AgentLink.open(live, hello, self._from_agent)
         welcome = link.welcome
         is_same_agent, self._agent_pid = self._agent_pid == welcome["agent_pid"], welcome["agent_pid"]
@@ -223,7 +185,7 @@ class Relay:
 
     def _came_back(self, *, is_same_agent: bool) -> None:
         """Repeat what may have been lost with the last stream, in a way that runs no cell twice."""
-        if self._info is None:
+        if self._desk.info is None:
             self._info_id = self._ask(Channel.CONTROL)
         sent = [request for request in self._ledger if request.is_sent]
         self._probe = ""
@@ -244,7 +206,7 @@ class Relay:
         settled = self._ledger.after_probe()
         for request in settled.unanswered:
             if request.is_execute:
-                self._answer(request, execute_reply(request))
+                self._desk.answer(request, execute_reply(request))
             else:
                 self._pass_on(request)
         for request in settled.lost:
@@ -271,15 +233,15 @@ class Relay:
         self._over = advice
         _tell(advice)
         for request in self._ledger:
-            self._fail(request, "StepEnded", advice)
-        self._inform()
+            self._desk.fail(request, "StepEnded", advice)
+        self._desk.inform()
 
     def _forget(self, reason: str) -> None:
         """Leave a kernel that has ended, with what was asked of it; the step may get another."""
-        self._seen, self._agent_pid, self._info = (None, 0), 0, None
+        self._seen, self._agent_pid, self._desk.info = (None, 0), 0, None
         for request in self._ledger:
             if request.is_sent:
-                self._fail(request, "StepEnded", f"{self._name}: {reason}")
+                self._desk.fail(request, "StepEnded", f"{self._name}: {reason}")
 
     # -- from the front end
 
@@ -302,18 +264,18 @@ class Relay:
             return
         request = self._ledger.take(channel, identities, header, parts, self._loop.time())
         if kind == "kernel_info_request":
-            self._asked_info.append(request)
-            self._loop.call_later(0 if self._info or self._over else _INFO_S, self._inform)
+            self._desk.asking.append(request)
+            self._loop.call_later(0 if self._desk.info or self._over else _INFO_S, self._desk.inform)
         elif kind == "shutdown_request":
             self._detach(request, is_restart=bool(content.get("restart")))
         elif kind == "interrupt_request":
             self._on_interrupt(request)
         elif request.has_reply and (refused := answers.refusal(channel, request.kind)) is not None:
-            self._settle(request, refused)
+            self._desk.settle(request, refused)
         elif self._over:
-            self._fail(request, "StepEnded", self._over, content)
+            self._desk.fail(request, "StepEnded", self._over, content)
         elif message_size(request.parts) > MAX_FRAME:
-            self._fail(request, "ValueError", f"A message of {message_size(parts) >> 20} MiB can't be sent to a step.")
+            self._desk.fail(request, "ValueError", f"A message of {message_size(parts) >> 20} MiB can't be sent to a step.")
         else:
             self._send_waiting()
 
@@ -327,9 +289,10 @@ class Relay:
     def _pass_on(self, request: Request) -> None:
         if self._link is not None:
             request.is_sent = True
+            self._comms.follow(request.parts)
             self._link.send(message_frame(request.channel, 0, request.parts))
             if self._note and request.is_execute:
-                self._show(request, self._note)
+                self._desk.show(request, self._note)
                 self._note = ""
 
     def _ask(self, channel: Channel) -> str:
@@ -342,11 +305,11 @@ class Relay:
     def _on_interrupt(self, request: Request) -> None:
         self._ledger.drop(request)
         self.interrupt()
-        self._reply(request, {"status": "ok"})
+        self._desk.reply(request, {"status": "ok"})
 
     def _detach(self, request: Request, *, is_restart: bool) -> None:
         content = {"status": "ok", "restart": is_restart}
-        self._settle(request, content)
+        self._desk.settle(request, content)
         self._front.publish("shutdown_reply", self._front.made("shutdown_reply", request.header, content))
         self.stop()
 
@@ -378,8 +341,9 @@ class Relay:
                 self._probed("idle")
             return
         self._ledger.printed(parent.msg_id, kind, parts[3])
+        self._comms.follow(parts)
         if kind == "execute_input":
-            self._count = int(json.loads(parts[3]).get("execution_count") or self._count)
+            self._desk.count = int(json.loads(parts[3]).get("execution_count") or self._desk.count)
         self._front.publish(kind, [parts[0], parent.header, *parts[2:]])
         if self._front.is_full and not self._is_held:
             self._hold(is_held=True)
@@ -389,8 +353,8 @@ class Relay:
         parts = message.parts
         parent = self._parents.clean(parts[1])
         if parent.msg_id == self._info_id:
-            self._info = answers.kernel_info(json.loads(parts[3]), self._name)
-            self._inform()
+            self._desk.info = answers.kernel_info(json.loads(parts[3]), self._name)
+            self._desk.inform()
         elif parent.msg_id == self._probe:
             self._probed("reply")
         elif message.channel is Channel.STDIN:
@@ -398,7 +362,7 @@ class Relay:
                 self._front.reply(message.channel, request.identities, [parts[0], parent.header, *parts[2:]])
         elif (request := self._ledger.find(parent.msg_id)) is not None and not request.is_answered:
             for earlier in self._ledger.overtaken(request) if self._probe else ():
-                self._answer(earlier, execute_reply(earlier))
+                self._desk.answer(earlier, execute_reply(earlier))
             self._ledger.answered(parent.msg_id)
             self._front.reply(request.channel, request.identities, [parts[0], parent.header, *parts[2:]])
 
@@ -406,9 +370,9 @@ class Relay:
         """Say that output is gone, and let no cell wait for an idle that may have been in it."""
         for request in self._ledger:
             if request.is_busy and request.is_execute:
-                self._show(request, f"{lost} messages were printed that are no longer kept; the executed notebook has them.")
+                self._desk.show(request, f"{lost} messages were printed that are no longer kept; the executed notebook has them.")
             if request.is_answered and not request.is_idle:
-                self._state(request, "idle")
+                self._desk.state(request, "idle")
 
     def _acknowledge(self) -> None:
         if not self._is_ack_due and self._seen != self._acknowledged:
@@ -430,55 +394,6 @@ class Relay:
         if self._is_held:
             self._hold(is_held=False)
 
-    # -- answers of the relay's own
-
-    def _inform(self) -> None:
-        """Answer who asked what kernel this is: with what the kernel said, or with a stand-in that lets them wait."""
-        asked, self._asked_info = self._asked_info, []
-        for request in asked:
-            self._settle(request, self._info or answers.stand_in(self._name))
-
-    def _settle(self, request: Request, content: dict[str, Any]) -> None:
-        """Answer a request that the kernel does not get."""
-        self._state(request, "busy")
-        self._answer(request, content)
-        self._state(request, "idle")
-
-    def _fail(self, request: Request, name: str, sentence: str, content: dict[str, Any] | None = None) -> None:
-        """Give a request what it still waits for: the error, its reply, idle."""
-        if request.kind == "kernel_info_request":
-            return  # _inform does
-        if not request.is_busy:
-            self._state(request, "busy")
-        answer = answers.without_kernel(request.kind, content or {}, name, sentence)
-        if request.has_reply and not request.is_answered:
-            if request.is_execute:
-                answer["execution_count"] = request.count or self._count
-                shown = {key: answer[key] for key in ("ename", "evalue", "traceback")}
-                self._front.publish("error", self._front.made("error", request.header, shown))
-            self._answer(request, answer)
-        if not request.is_idle:
-            self._state(request, "idle")
-        self._ledger.drop(request)
-
-    def _answer(self, request: Request, content: dict[str, Any]) -> None:
-        self._reply(request, content)
-        self._ledger.answered(request.header["msg_id"])
-
-    def _reply(self, request: Request, content: dict[str, Any]) -> None:
-        kind = request.kind.removesuffix("_request") + "_reply"
-        self._front.reply(request.channel, request.identities, self._front.made(kind, request.header, content))
-
-    def _state(self, request: Request, state: str) -> None:
-        parts = self._front.made("status", request.header, {"execution_state": state})
-        self._front.publish("status", parts)
-        self._ledger.printed(request.header["msg_id"], "status", parts[3])
-
-    def _show(self, request: Request, sentence: str) -> None:
-        """Print a sentence under a cell."""
-        content = {"name": "stderr", "text": f"Kale: {sentence}\n"}
-        self._front.publish("stream", self._front.made("stream", request.header, content))
-
     def _say(self, doing: str) -> None:
         if doing != self._doing:
             _tell(f"{self._name} {doing}")
@@ -494,10 +409,10 @@ class Relay:
             cells = [request for request in self._ledger if request.is_execute and not request.is_answered]
             if cells and self._doing and now - max(cells[0].at, self._away_since) > _QUIET_S and cells[0].told != self._doing:
                 cells[0].told = self._doing
-                self._show(cells[0], f"{self._name} {self._doing}; this cell waits.")
+                self._desk.show(cells[0], f"{self._name} {self._doing}; this cell waits.")
             for request in cells:
                 if not self._was_there and now - request.at > START_S:
-                    self._fail(request, "TimeoutError", f"{self._name} {self._doing}, still after {START_S:g} s.")
+                    self._desk.fail(request, "TimeoutError", f"{self._name} {self._doing}, still after {START_S:g} s.")
 
 
 def _tell(sentence: str) -> None:

@@ -1,0 +1,53 @@
+"""The process around a relay: signals, and the end with whoever wanted it."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from typing import TYPE_CHECKING
+
+from kale_proxy.doorbell import ProcessWatch
+from kale_proxy.relay import Relay
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from kale_proxy.relay import Seek
+
+
+def serve(file: Path, name: str, seek: Seek, *, mode: str = "visit", owner: int | None = None) -> None:
+    """Be the kernel of the connection file ``file`` until the front end shuts it down, ``owner`` ends, or a signal comes.
+
+    Parameters
+    ----------
+    file : Path
+        Written by the front end.
+    name : str
+        The step, for people.
+    seek : callable
+        Finds the step; raises nothing that a person should not read. Asked again whenever the kernel is out of reach.
+    mode : str
+        ``visit``, ``write`` or ``main``.
+    owner : int, optional
+        The process with which the relay ends.
+
+    Raises
+    ------
+    ConnectionFileError
+        The file is none, or its addresses are taken.
+    """
+    asyncio.run(_serve(file, name, seek, mode, owner))
+
+
+async def _serve(file: Path, name: str, seek: Seek, mode: str, owner: int | None) -> None:
+    relay = Relay(file, name, seek, mode)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGINT, relay.interrupt)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, relay.stop)
+    watch = ProcessWatch(owner, relay.stop) if owner is not None else None
+    try:
+        await relay.run()
+    finally:
+        if watch is not None:
+            watch.close()
