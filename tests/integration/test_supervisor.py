@@ -417,7 +417,7 @@ def test_job_is_run_again_by_hand_once_its_claim_is_removed(shared, monkeypatch)
     (folder / "job.json").write_text(spec.to_json())
     command = [sys.executable, "-m", "kale_proxy", "run", str(folder / "job.json")]
     again = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert (again.returncode, again.stdout) == (0, "s%d: completed\n" % shared.count)
+    assert (again.returncode, again.stdout) == (0, f"{spec.step}: completed\n")
     (folder / "result.json").unlink()
     refused = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert refused.returncode == 1
