@@ -63,6 +63,10 @@ class Connection:
         """Close the socket."""
         self._socket.close()
 
+    def __del__(self) -> None:
+        # A Run or Workflow that a program simply drops is no leak worth a ResourceWarning.
+        self._socket.close()
+
     def ask(self, op: str, fields: dict[str, Any], timeout: float) -> Any:
         """Send one request and return its result; raises what the manager says, or OSError/EOFError."""
         deadline = time.monotonic() + timeout

@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 
 from kale_magic import config
 from kale_magic.client import Client
@@ -41,3 +43,10 @@ def test_shutdown_with_clients_connected_logs_no_traceback(kale_home, until):
         client.shutdown()
     until(lambda: "ended" in log.read_text(), "the last line of the log")
     assert "Traceback" not in log.read_text()
+
+
+def test_a_program_that_drops_its_run_is_not_warned(kale_home, tmp_path):
+    code = "from kale_magic import Workflow; w = Workflow('w'); w.step('a', 'pass'); w.submit().wait(timeout=30)"
+    command = [sys.executable, "-X", "dev", "-W", "error::ResourceWarning", "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
+    assert "ResourceWarning" not in done.stderr
