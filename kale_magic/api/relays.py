@@ -60,7 +60,9 @@ def connection_file(step: str, mode: str) -> Path:
 
 
 def _start(step: str, mode: str) -> _Relay:
-    folder = private_dir(private_dir(socket_dir() / "c") / os.urandom(4).hex())
+    home = private_dir(socket_dir() / "c")
+    _sweep(home)
+    folder = private_dir(home / f"{os.getpid()}-{os.urandom(3).hex()}")
     file = folder / "kernel.json"
     info = {name: number for number, name in enumerate(_PORTS, 1)}
     keys = {"transport": "ipc", "ip": str(folder / "k"), "key": os.urandom(32).hex(), "signature_scheme": "hmac-sha256"}
@@ -88,6 +90,14 @@ def _start(step: str, mode: str) -> _Relay:
             raise JobError(f"The relay to {step} did not start: {said[-1] if said else 'it said nothing'}.")
         time.sleep(_POLL_S)
     return _Relay(process, file, os.getpid())
+
+
+def _sweep(home: Path) -> None:
+    """Remove what processes that were killed have left."""
+    for folder in home.iterdir():
+        owner = folder.name.partition("-")[0]
+        if owner.isdecimal() and not os.path.exists(f"/proc/{owner}"):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def end_all() -> None:

@@ -6,6 +6,8 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from queue import Empty
@@ -237,7 +239,7 @@ def test_comm_of_ones_own_cell_is_heard_when_the_step_sends_on_it_also_by_anothe
     code = COUNTER.replace("    print('step', n)\n", "    if 'mine' in globals(): mine.send({'n': n})\n")
     run = submit(place, client, code)
     with Kernel(install(run, mode="write").name) as kernel:
-        shown(kernel.client, "from comm import create_comm\nmine = create_comm(target_name='t')")
+        kernel.client.execute("from comm import create_comm\nmine = create_comm(target_name='t')")
         heard(kernel.client)
         until(lambda: agents(run), "an agent")[0].kill()
         before = heard(kernel.client)
@@ -257,6 +259,20 @@ def heard(client: BlockingKernelClient) -> int:
     while (message := client.get_iopub_msg(timeout=WAIT_S))["msg_type"] != "comm_msg":
         pass
     return int(message["content"]["data"]["n"])
+
+
+def test_two_clients_of_one_connection_file_get_their_own_replies(run: Any, other: BlockingKernelClient) -> None:
+    third = BlockingKernelClient(connection_file=str(run["md"].connection_file()))
+    third.load_connection_file()
+    third.start_channels()
+    wait_until_ready(third)
+    first, second = other.execute("a = 1"), third.execute("a + 1")
+    for client, msg_id in ((other, first), (third, second)):
+        reply = client.get_shell_msg(timeout=WAIT_S)
+        assert (reply["parent_header"]["msg_id"], reply["content"]["status"]) == (msg_id, "ok")
+        assert client.session.session in msg_id
+    third.stop_channels()
+    third.context.destroy(linger=0)
 
 
 # -- nothing a front end does ends or interrupts the step
@@ -497,6 +513,20 @@ def test_kernelspecs_are_listed_removed_and_swept(
     assert kale(place, "kernels", "install", f"{again.name}/md").stdout.startswith(f"kale-{again.name}-md: ")
     assert sorted(path.name for path in foreign.parent.iterdir()) == [f"kale-{again.name}-md", "python-of-mine"]
     assert kale(place, "kernels", "remove", "--stale").stdout == "Nothing to remove.\n"
+
+
+def test_relay_of_a_killed_process_ends_and_its_files_are_swept(run: Any, place: Path, until: Callable[..., Any]) -> None:
+    code = f"import sys\nfrom kale_magic import connect\nprint(connect().run('{run.name}')['md'].connection_file(), flush=True)\nsys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout is not None
+        file = Path(owner.stdout.readline().strip())
+        relay = psutil.Process(owner.pid).children()[0]
+        owner.kill()
+    until(lambda: not relay.is_running(), "the relay's end")
+    assert file.exists()
+    run["md"].connection_file()
+    assert not file.exists()
+    assert run["md"].state == "running"
 
 
 def test_points_of_a_sweep_have_kernels_of_their_own(place: Path, client: Client) -> None:
