@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kale_magic.errors import SubmitError
+from kale_magic.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -107,7 +108,7 @@ def prepare(environment: Environment) -> Prepared:
         variables = _by_shell(environment, variables)
     for name, value in environment.env:
         variables[name] = expand(value, variables)
-    body = "\0".join([environment.python, *(f"{name}={variables[name]}" for name in sorted(variables))])
+    body = "\0".join([__version__, environment.python, *(f"{name}={variables[name]}" for name in sorted(variables))])
     key = hashlib.sha256(body.encode(errors="surrogateescape")).hexdigest()[:12]
     return Prepared(environment.python, variables, key)
 

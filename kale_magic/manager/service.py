@@ -18,7 +18,7 @@ from kale_magic.errors import KaleError, StoreError, UnknownRunError
 from kale_magic.manager.context import RunContext
 from kale_magic.manager.machine import Outcome, RunMachine
 from kale_magic.model.events import Event, iso
-from kale_magic.model.run import Command, Job, Phase, Report, RunRecord, Verb
+from kale_magic.model.run import Command, Job, Phase, Report, ReportKind, RunRecord, Verb
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -137,7 +137,9 @@ class Service:
         if self._batch.events or self._jobs:  # events are told in the order of their numbers
             self._turn()
             if self._batch.events or self._jobs:
-                raise StoreError("The manager's store can't be written now, so nothing can be submitted.", "Its log says why.")
+                raise StoreError(
+                    "The manager's store can't be written now, so nothing can be submitted.", "Its log says why."
+                )
         record.environment = self.store.save_environment(environ)
         context = RunContext(record, self.store.environment)
         machine = RunMachine(record, context.plans())
@@ -305,19 +307,14 @@ class Service:
 
     def _act(self) -> None:
         starts, self._starts = self._starts, []
-        for executor, uuid in starts:
-            executor.start(uuid)
         commands, self._commands = self._commands, []
+        for executor, uuid in starts:
+            if (reason := _attempt(executor.start, uuid)) is not None:
+                self.report(Report(ReportKind.REFUSED, uuid, {"reason": f"Kale failed to start it: {reason}"}))
         for run, command in commands:
-            executor_or_none = self._executor(run, command.job.step)
-            if executor_or_none is None:
-                continue
-            if command.verb is Verb.CANCEL:
-                executor_or_none.cancel(command.uuid)
-            elif command.verb is Verb.INTERRUPT:
-                executor_or_none.interrupt(command.uuid)
-            elif command.verb is Verb.RELEASE:
-                executor_or_none.release(command.uuid)
+            found = self._executor(run, command.job.step)
+            if found is not None:
+                _attempt(_DEEDS[command.verb], found, command.uuid)
 
     # -- runs --------------------------------------------------------------------------------------------
 
@@ -370,3 +367,20 @@ class Service:
             _, dropped = self._ended.popitem(last=False)
             total -= len(dropped.machine.jobs)
         return run
+
+
+_DEEDS: dict[Verb, Callable[[Executor, str], None]] = {
+    Verb.CANCEL: lambda executor, uuid: executor.cancel(uuid),
+    Verb.INTERRUPT: lambda executor, uuid: executor.interrupt(uuid),
+    Verb.RELEASE: lambda executor, uuid: executor.release(uuid),
+}
+
+
+def _attempt(deed: Callable[..., None], *args: object) -> str | None:
+    """Do one deed; a fault of ours in it must not keep the others of the turn from being done, and is returned."""
+    try:
+        deed(*args)
+    except Exception as exc:
+        _log.exception("a deed failed: %s", args)
+        return f"{type(exc).__name__}: {exc}"
+    return None
