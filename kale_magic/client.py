@@ -8,95 +8,22 @@ once, and :meth:`Client.events` goes on after the last event it has seen.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import socket
 import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Self
 
 from kale_magic import config, protocol
-from kale_magic.errors import ManagerError, ManagerUnavailable, from_wire
+from kale_magic._connection import Connection, open_connection
+from kale_magic.errors import ManagerError, ManagerUnavailable
 from kale_magic.model.events import Event
-from kale_magic.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
 _FINAL_RUN_STATES = frozenset({"completed", "failed", "cancelled"})
-
-
-class Connection:
-    """One connection to the manager: a socket, and the lines read from it. Not for two threads at once."""
-
-    def __init__(self, address: Path, timeout: float) -> None:
-        """Connect and read the greeting.
-
-        Raises
-        ------
-        ManagerUnavailable
-            Nobody listens there, or does not answer in time.
-        ProtocolVersionError
-            The manager is of another version.
-        """
-        self._buffer = bytearray()
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        self._number = 0
-        try:
-            self._socket.settimeout(timeout)
-            self._socket.connect(os.fspath(address))
-            self.hello = protocol.read_hello(self.read(timeout), version=__version__)
-        except OSError as exc:
-            self.close()
-            raise ManagerUnavailable(f"No manager answers at {address} ({exc.strerror or exc}).") from exc
-        except BaseException:
-            self.close()
-            raise
-
-    def fileno(self) -> int:
-        """Return the socket's descriptor, for select."""
-        return self._socket.fileno()
-
-    def close(self) -> None:
-        """Close the socket."""
-        self._socket.close()
-
-    def __del__(self) -> None:
-        # A Run or Workflow that a program simply drops is no leak worth a ResourceWarning.
-        self._socket.close()
-
-    def ask(self, op: str, fields: dict[str, Any], timeout: float) -> Any:
-        """Send one request and return its result; raises what the manager says, or OSError/EOFError."""
-        deadline = time.monotonic() + timeout
-        self._number += 1
-        self._socket.settimeout(timeout)
-        self._socket.sendall(protocol.encode(protocol.request(self._number, op, fields)))
-        while True:
-            message = self.read(deadline - time.monotonic())
-            if message.get("id") == self._number:
-                break
-        if message.get("ok"):
-            return message.get("result")
-        raise from_wire(message.get("error") or {})
-
-    def read(self, timeout: float | None) -> dict[str, Any]:
-        """Return the next line; raises TimeoutError, or EOFError when the manager hung up."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        searched = 0
-        while (end := self._buffer.find(b"\n", searched)) < 0:
-            searched = len(self._buffer)
-            if deadline is not None and (left := deadline - time.monotonic()) <= 0:
-                raise TimeoutError("timed out")
-            self._socket.settimeout(None if deadline is None else left)
-            chunk = self._socket.recv(1 << 18)
-            if not chunk:
-                raise EOFError("the manager hung up")
-            self._buffer += chunk
-        line = bytes(self._buffer[:end])
-        del self._buffer[: end + 1]
-        return protocol.decode(line)
 
 
 class Client:
@@ -416,21 +343,3 @@ class EventStream:
                     Event(self.seq, self._run or "", None, None, "", "gap", "", {"missed": result["missed"]})
                 )
         return self._connection
-
-
-def open_connection(settings: config.Settings, *, start: bool, timeout: float) -> Connection:
-    """Connect to the manager; start it first when none runs and ``start`` is True.
-
-    Raises
-    ------
-    ManagerUnavailable, ProtocolVersionError
-        As :meth:`Client.connect`.
-    """
-    with contextlib.suppress(ManagerUnavailable, EOFError):
-        return Connection(settings.socket, timeout)
-    from kale_magic._start import explain_absence, start_manager  # most commands find a manager
-
-    explain_absence(settings)
-    if not start:
-        raise ManagerUnavailable("No manager runs.", "Start it with: jupyter kale manager start.")
-    return start_manager(settings, lambda left: Connection(settings.socket, left), timeout=min(timeout, 10.0))

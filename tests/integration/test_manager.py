@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from kale_magic import config, protocol
-from kale_magic.client import Client, Connection
+from kale_magic._connection import Connection
+from kale_magic.client import Client
 from kale_magic.errors import (
     CycleError,
     ManagerUnavailable,
