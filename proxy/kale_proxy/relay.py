@@ -91,6 +91,7 @@ class Relay:
         self._is_ack_due = False
         self._probe = ""
         self._probe_signs: set[str] = set()
+        self._has_gap = False
         self._info_id = ""
         self._over = ""
         self._doing = ""
@@ -193,9 +194,12 @@ class Relay:
             if is_same_agent or request.channel is not Channel.SHELL:  # the agent knows what it has passed on
                 self._pass_on(request)
         if not is_same_agent and any(request.channel is Channel.SHELL for request in sent):
-            self._probe_signs = set()
-            self._probe = self._ask(Channel.SHELL)
+            self._begin_probe()
         self._send_waiting()
+
+    def _begin_probe(self) -> None:
+        self._probe_signs = set()
+        self._probe = self._ask(Channel.SHELL)
 
     def _probed(self, sign: str) -> None:
         """Take note of a probe's reply or idle; with both, all that was sent before it has been heard of."""
@@ -210,7 +214,13 @@ class Relay:
             else:
                 self._pass_on(request)
         for request in settled.lost:
-            self._pass_on(request)
+            if self._has_gap and request.is_execute:  # its beginning may have been among what is gone
+                self._desk.fail(request, "OutputLost", "Whether this cell ran is not known: what was printed then is no longer kept.")
+            else:
+                self._pass_on(request)
+        for request in settled.without_idle:
+            self._desk.state(request, "idle")
+        self._has_gap = False
         self._send_waiting()
 
     async def _has_ended(self, live: Path, reason: str) -> bool:
@@ -368,11 +378,12 @@ class Relay:
 
     def _on_gap(self, lost: int) -> None:
         """Say that output is gone, and let no cell wait for an idle that may have been in it."""
+        self._has_gap = True
         for request in self._ledger:
             if request.is_busy and request.is_execute:
                 self._desk.show(request, f"{lost} messages were printed that are no longer kept; the executed notebook has them.")
-            if request.is_answered and not request.is_idle:
-                self._desk.state(request, "idle")
+        if len(self._ledger):
+            self._begin_probe()
 
     def _acknowledge(self) -> None:
         if not self._is_ack_due and self._seen != self._acknowledged:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 HIGH_BYTES = 64 << 20  # printed, and not taken by the front end: then no more is read from the agent
 LOW_BYTES = 16 << 20
+_HIGH_MESSAGES = 64  # in zmq; what is over it waits here, where its bytes are counted
 _TURN = 256
 _LINGER_MS = 1000
 _PORTS = {
@@ -171,7 +172,7 @@ class Front:
         self._ports: dict[Channel, Port] = {}
         before = dict(self.info)
         try:
-            iopub = self._bind(zmq.XPUB, _PORTS[Channel.IOPUB], XPUB_NODROP=1, SNDHWM=10_000)
+            iopub = self._bind(zmq.XPUB, _PORTS[Channel.IOPUB], XPUB_NODROP=1, XPUB_VERBOSE=1, SNDHWM=_HIGH_MESSAGES)
             self._ports[Channel.IOPUB] = Port(iopub, self._subscribed, self._check_room)
             for channel in (Channel.SHELL, Channel.CONTROL, Channel.STDIN):
                 # a router drops silently what is over its mark

@@ -61,10 +61,11 @@ class Request:
 
 
 class Settled(NamedTuple):
-    """What is to be done after a probe: send ``lost`` again, answer ``unanswered`` in the kernel's place."""
+    """What is to be done after a probe: send ``lost`` again, give the others in the kernel's place what they miss."""
 
     lost: list[Request]
     unanswered: list[Request]
+    without_idle: list[Request]
 
 
 class Ledger:
@@ -143,7 +144,7 @@ class Ledger:
 
     def after_probe(self) -> Settled:
         """Divide what was sent before a probe that has come back; cells are never sent twice, questions may be."""
-        lost, unanswered = [], []
+        lost, unanswered, without_idle = [], [], []
         for request in self:
             if not request.is_sent or request.channel is not Channel.SHELL:
                 continue
@@ -151,7 +152,9 @@ class Ledger:
                 lost.append(request)
             elif request.has_reply and not request.is_answered:
                 unanswered.append(request)
-        return Settled(lost, unanswered)
+            elif not request.is_idle:
+                without_idle.append(request)
+        return Settled(lost, unanswered, without_idle)
 
 
 def execute_reply(request: Request) -> dict[str, Any]:

@@ -121,7 +121,7 @@ def shown(client: BlockingKernelClient, code: str, *, timeout: float = WAIT_S, m
         message = client.get_iopub_msg(timeout=timeout)
         if message["parent_header"].get("msg_id") == msg_id:
             messages.append(message)
-        elif message["msg_type"] != "status":
+        elif message["msg_type"] not in {"status", "iopub_welcome"}:
             raise AssertionError(message)  # the step's own, or another visitor's
     while True:
         reply = client.get_shell_msg(timeout=timeout)
@@ -415,6 +415,34 @@ def test_many_lines_arrive_whole_and_in_order(kernel: Kernel) -> None:
     assert text(messages).split() == [str(k) for k in range(20000)]
 
 
+@pytest.mark.parametrize("count", [150, 500])
+def test_client_that_does_not_read_fills_no_memory_and_what_is_kept_comes(
+    kernel: Kernel, other: BlockingKernelClient, until: Callable[..., Any], count: int
+) -> None:
+    """The journal keeps 256 MiB; what is over it is told, and the executed notebook has it."""
+    relay = psutil.Process(kernel.manager.provisioner.process.pid)
+    info = kernel.manager.get_connection_info()
+    with zmq.Context() as context, context.socket(zmq.SUB) as slow:
+        slow.linger, slow.rcvhwm = 0, 1
+        slow.subscribe(b"")
+        slow.connect(f"tcp://{info['ip']}:{info['iopub_port']}")
+        assert slow.poll(5000)
+        code = f"from IPython.display import display\nfor k in range({count}):\n    display({{'text/plain': str(k) + 'x' * 1_500_000}}, raw=True)"
+        msg_id = kernel.client.execute(code)
+        until(lambda: relay.memory_info().rss > 100 << 20, "a full relay")
+        time.sleep(1)
+        assert relay.memory_info().rss < 400 << 20
+        assert goes_on(other)
+    status, messages = shown(kernel.client, "", msg_id=msg_id)
+    shown_data = [m["content"]["data"]["text/plain"] for m in messages if m["msg_type"] == "display_data"]
+    assert status == "ok"
+    numbers = [int(data.rstrip("x")) for data in shown_data]
+    assert (numbers == list(range(count))) == (count == 150)
+    assert numbers == sorted(set(numbers))
+    assert numbers[-1] == count - 1
+    assert ("no longer kept" in text(messages)) == (count == 500)
+
+
 # -- before and after
 
 
@@ -483,6 +511,17 @@ def test_write_mode_assigns_in_the_step(run: Any, other: BlockingKernelClient) -
     with Kernel(install(run, mode="write").name) as kernel:
         shown(kernel.client, "n = 10**6")
         assert int(evaluate(other, "n")) >= 10**6
+
+
+def test_main_mode_is_ready_at_once_and_its_cells_wait_for_the_steps_code(run: Any, place: Path) -> None:
+    with Kernel(install(run, mode="main").name) as kernel:
+        kernel.client.execute("n")
+        with pytest.raises(Empty):
+            kernel.client.get_shell_msg(timeout=0.5)
+        kernel.manager.interrupt_kernel()
+        with pytest.raises(Empty):
+            kernel.client.get_shell_msg(timeout=0.3)
+        assert run["md"].state == "running"
 
 
 def test_encrypted_tcp(run: Any) -> None:

@@ -90,6 +90,7 @@ def test_after_a_probe_cells_that_ran_are_answered_and_those_never_begun_are_los
     settled = ledger.after_probe()
     assert [r.header["msg_id"] for r in settled.unanswered] == ["ran"]
     assert [r.header["msg_id"] for r in settled.lost] == ["lost"]
+    assert [r.header["msg_id"] for r in settled.without_idle] == ["answered"]
 
 
 def test_later_reply_overtakes_the_lost_one_of_a_cell_that_has_ended(ledger):
