@@ -166,7 +166,7 @@ def _step_from_dict(name: str, data: Any, path: Path) -> Step:
     items = _mapping(data, path, _STEP_KEYS)
     if "code" not in items:
         raise Misfit(path, "the step has no code.")
-    kind = items.get("kind", "python")
+    kind = items.get("kind", "kernel" if items.get("kernel") else "python")
     if kind not in list(StepKind):
         raise Misfit((*path, "kind"), f"{kind!r} is none of {', '.join(StepKind)}.")
     for key in ("files_in", "files_out"):

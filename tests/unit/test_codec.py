@@ -84,7 +84,7 @@ BAD = {
     "code": (_with(code=3), "steps.a.code: takes text, not 3"),
     "kind": (_with(kind="fortran"), "none of python, shell, kernel, script"),
     "kernel": (_with(kind="kernel"), "names its kernel"),
-    "kernel of a python step": (_with(kernel="ir"), "no other has one"),
+    "kernel of a shell step": (_with(kernel="ir", kind="shell"), "no other has one"),
     "list": (_with(after="b"), "steps.a.after: takes a list of text, not 'b'"),
     "item": (_with(tags=["a", 3]), "steps.a.tags.1: takes text, not 3"),
     "twice": (_with(outputs=["x", "x"]), "'x' stands there twice"),
@@ -121,3 +121,8 @@ def test_numbers_for_memory_and_walltime_are_read_as_on_the_line():
     step = workflow_from_dict(_with(resources={"memory": 4096, "walltime": 30})).steps["a"]
     assert (step.resources.memory_bytes, step.resources.walltime_s) == (4 << 30, 1800)
     assert step.kind is StepKind.PYTHON
+
+
+def test_a_kernel_is_enough_to_say_the_kind():
+    data = workflow_to_dict(workflow_from_dict({"schema": "kale-magic.org/v1", "name": "w", "steps": {"a": {"kernel": "bash", "code": "ls\n"}}}))
+    assert data["steps"]["a"]["kind"] == "kernel"
