@@ -488,6 +488,8 @@ def test_interrupt_takes_back_a_cell_that_waits_for_the_step(place: Path, client
     workflow.step("md", "print(1)", after=["first"])
     with Kernel(install(workflow.submit(client=client)).name) as kernel:
         kernel.client.execute("1")
+        while kernel.client.get_iopub_msg(timeout=WAIT_S)["msg_type"] != "stream":  # it says what it waits for
+            pass
         kernel.manager.interrupt_kernel()
         assert kernel.client.get_shell_msg(timeout=WAIT_S)["content"]["ename"] == "KeyboardInterrupt"
 
