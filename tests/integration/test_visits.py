@@ -107,7 +107,7 @@ def test_a_visitors_loop_variable_is_not_the_steps(kernel: Kernel) -> None:
     kernel.begin(
         "import time\nchanged = 0\nfor i in range(15):\n    j = i; time.sleep(.06); changed += i != j\nprint(changed)"
     )
-    wait_for(visitor, "i > 1", "True")
+    wait_for(visitor, "'i' in globals() and i > 1", "True")
     visitor.run("for i in [99]: pass")
     assert visitor.value("i") == "99"
     assert kernel.end()[1].text == "0\n"
@@ -173,7 +173,7 @@ def test_a_visitor_who_imports_pyplot_first_leaves_inline_plots_to_the_step(own_
 def test_what_c_code_of_the_step_writes_stays_the_steps(kernel: Kernel) -> None:
     visitor = kernel.visit()
     kernel.begin("import os, time\nfor q in range(10):\n    os.write(1, b'c line %d\\n' % q); time.sleep(.06)")
-    wait_for(visitor, "q > 2", "True")
+    wait_for(visitor, "'q' in globals() and q > 2", "True")
     assert kernel.end()[1].text.count("c line") == 10
 
 
@@ -183,7 +183,7 @@ def test_what_threads_of_the_step_print_stays_the_steps(kernel: Kernel) -> None:
         "import threading, time\nq = 0\ndef work():\n    global q\n    for q in range(10): print('line', q); time.sleep(.06)\n"
         "thread = threading.Thread(target=work); thread.start(); thread.join()"
     )
-    wait_for(visitor, "q > 2", "True")
+    wait_for(visitor, "'q' in globals() and q > 2", "True")
     assert kernel.end()[1].text.count("line") == 10
 
 
@@ -425,7 +425,7 @@ def test_a_writing_visit_changes_the_steps_names(kernel: Kernel) -> None:
         "import time\nstop = False; n = 0\nwhile not stop and n < 200: n += 1; time.sleep(.05)\n"
         "print(stop, new, [x for x in ('_1', '_i1', '__kale_show__') if x in globals()])"
     )
-    wait_for(visitor, "n > 2", "True")
+    wait_for(visitor, "'n' in globals() and n > 2", "True")
     visitor.run("def f():\n    global stop\n    stop = True\nnew = 3; f(); 5", store_history=True)
     assert visitor.value("_, Out[1]") == "(5, 5)"
     assert kernel.end()[1].text == "True 3 []\n"
