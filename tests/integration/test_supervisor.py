@@ -130,7 +130,7 @@ def test_notebook_is_saved_while_the_step_runs(shared, until):
 
 
 def test_resources_are_sampled(shared):
-    spec, result = shared.run("import time\nx = bytearray(80_000_000)\nt = time.time()\nwhile time.time() - t < 2.2 or time.process_time() < 1.5: pass")
+    spec, result = shared.run("import time\nx = bytearray(b'1') * 80_000_000\nt = time.time()\nwhile time.time() - t < 2.2 or time.process_time() < 1.5: pass")
     samples = [json.loads(line) for line in (Path(spec.folder) / "resources.jsonl").read_text().splitlines()]
     live = [sample for sample in samples if "node" in sample]
     assert 0.2 < live[-1]["cpu_s"] < samples[-1]["cpu_s"]
