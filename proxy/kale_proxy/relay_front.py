@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 HIGH_BYTES = 64 << 20  # printed, and not taken by the front end: then no more is read from the agent
 LOW_BYTES = 16 << 20
 _HIGH_MESSAGES = 64  # in zmq; what is over it waits here, where its bytes are counted
+_RETRY_S = 0.05
 _TURN = 256
 _LINGER_MS = 1000
 _PORTS = {
@@ -94,6 +95,7 @@ class Port:
         self._on_sent = on_sent
         self._loop = asyncio.get_running_loop()
         self._is_due = False
+        self._is_retry_due = False
         self._loop.add_reader(socket.fileno(), self._turn)
         self._soon()
 
@@ -121,10 +123,18 @@ class Port:
             self._is_due = True
             self._loop.call_soon(self._turn)
 
+    def _retry(self) -> None:
+        self._is_retry_due = False
+        if not self._socket.closed:
+            self._turn()
+
     def _flush(self) -> None:
         before = len(self._waiting)
         while self._waiting and self._has_sent(self._waiting[0]):
             self.waiting_bytes -= sum(map(len, self._waiting.popleft()))
+        if self._waiting and not self._is_retry_due:  # zmq's descriptor is silent when the peer that blocked has left
+            self._is_retry_due = True
+            self._loop.call_later(_RETRY_S, self._retry)
         if len(self._waiting) < before and self._on_sent is not None:
             self._on_sent()
 
