@@ -83,7 +83,7 @@ def end_all(home: Path, sockets: Path) -> None:
         for file in root.glob(pattern):
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError, psutil.Error):
                 process = psutil.Process(int(json.loads(file.read_text())["pid"]))
-                if "kale_" in " ".join(process.cmdline()):
+                if any("kale_magic.manager" in word or str(sockets) in word for word in process.cmdline()):
                     _end(process, with_children=pattern != "manager.json")
 
 
