@@ -214,7 +214,7 @@ def manager():
     before = process.cpu_times()
     time.sleep(20)
     after = process.cpu_times()
-    used = round(after.user + after.system - before.user - before.system, 2)  # in ticks of 10 ms
+    used = abs(round(after.user + after.system - before.user - before.system, 2))  # in ticks of 10 ms; no -0.0
     memory = process.memory_info().rss / 1e6
     return [
         Figure("manager at rest, CPU over 20 s", used / 20 * 100, "%", 0.1),
