@@ -237,7 +237,7 @@ def test_bad_files_name_line_and_column(case):
 
 
 def test_a_bomb_of_brackets_is_refused():
-    with pytest.raises(FormatError, match="deep"):
+    with pytest.raises(FormatError, match="deep|depth"):  # ours, or that of a PyYAML which counts itself
         native.load(HEAD + "  a: " + "[" * 100_000)
 
 
