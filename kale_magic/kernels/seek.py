@@ -10,7 +10,7 @@ from kale_magic.api.find import Scope, find_step, one_job, where_in
 from kale_magic.api.visits import refuse_without_kernel
 from kale_magic.client import Client
 from kale_magic.errors import KaleError, ManagerUnavailable, UnknownRunError, UnknownStepError, UsageError
-from kale_proxy.relay import Place
+from kale_proxy.relay_line import Place
 
 if TYPE_CHECKING:
     from kale_magic.api.find import Target
@@ -37,7 +37,7 @@ class Seeker:
         except (KaleError, OSError) as exc:
             self._client = None
             if isinstance(exc, ManagerUnavailable) and self._target is not None and self._target.live is not None:
-                return Place(live=self._target.live)  # the step goes on without a manager
+                return Place(where=self._target.live)  # the step goes on without a manager
             return Place(doing=f"can't be looked up: {exc}")
 
     def _place(self) -> Place:
@@ -51,4 +51,4 @@ class Seeker:
         live = self._target.live
         if live is not None and not (live / "kernel.json").exists():
             live = None
-        return Place(live=live, doing=self._target.doing)
+        return Place(where=live, doing=self._target.doing)

@@ -74,12 +74,13 @@ class Connection(asyncio.Protocol):
     # -- asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin: the client speaks first, and soon."""
+        """Begin: say the nonce, so that whoever dialled sees that it has reached an agent; the proof comes soon."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         transport.set_write_buffer_limits(high=HIGH_WATER)
         late = ("slow_handshake", f"no proof of the key within {HANDSHAKE_S:g} s")
         self._deadline = asyncio.get_running_loop().call_later(HANDSHAKE_S, self.fail, *late)
+        self.write(json_frame(Kind.CHALLENGE, {"protocol": PROTOCOL, "nonce": self._nonce}))
 
     def data_received(self, data: bytes) -> None:
         """Handle each complete frame."""
@@ -159,7 +160,6 @@ class Connection(asyncio.Protocol):
         self._hello = Hello.parse(data)
         self._greeting = payload
         self._handler = self._on_auth
-        self.write(json_frame(Kind.CHALLENGE, {"protocol": PROTOCOL, "nonce": self._nonce}))
 
     def _on_auth(self, kind: Kind, payload: bytes) -> None:
         if kind is not Kind.AUTH:

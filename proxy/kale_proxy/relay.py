@@ -16,19 +16,16 @@ import logging
 import os
 import sys
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kale_proxy import relay_answers as answers
 from kale_proxy.agent_link import request_header
 from kale_proxy.comms import OwnComms
 from kale_proxy.relay_desk import Desk
-from kale_proxy.relay_front import Front
 from kale_proxy.relay_ledger import Ledger, Parents, Request, execute_reply
-from kale_proxy.relay_link import AgentLink
+from kale_proxy.relay_line import Line
 from kale_proxy.wire import (
     MAX_FRAME,
-    AgentGone,
     Channel,
     Kind,
     Message,
@@ -41,41 +38,35 @@ from kale_proxy.wire import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-    from pathlib import Path
-
-    Seek = Callable[[], Awaitable["Place"]]
+    from kale_proxy.relay_front import Front
+    from kale_proxy.relay_line import Seek
+    from kale_proxy.relay_link import AgentLink
 
 START_S = 600.0
 _INFO_S = 0.6  # a front end that waits for a kernel asks again each second
 _QUIET_S = 1.5
 _TICK_S = 0.25
 _ACK_S = 0.05
-_BACK_OFF_S = (0.05, 2.0)
-_POLL_S = (0.1, 2.0)
-_FINAL_S = 10.0
 _LOG = logging.getLogger("kale_proxy.relay")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Place:
-    """Where a step is: ``live`` is its kernel's folder if it has one now.
+class Relay:
+    """Joins one front end to one step; see the module.
 
-    ``doing`` goes on after its name (``is queued (waits for 2 cores)``); ``advice`` is the sentence for one whose
-    kernel won't come any more, else empty.
+    Parameters
+    ----------
+    front : Front
+        The front end's side; whoever owns it calls :meth:`take` and :meth:`go_on`, and closes it.
+    name : str
+        The step, for people.
+    seek : callable
+        Finds the step; raises nothing that a person should not read. Asked again whenever the kernel is out of reach.
+    mode : str
+        ``visit``, ``write`` or ``main``.
     """
 
-    live: Path | None = None
-    doing: str = ""
-    advice: str = ""
-
-
-class Relay:
-    """See the module; parameters as :func:`kale_proxy.relay_serve.serve` has them."""
-
-    def __init__(self, file: Path, name: str, seek: Seek, mode: str) -> None:
+    def __init__(self, front: Front, name: str, seek: Seek, mode: str) -> None:
         self._name = name
-        self._seek = seek
         self._mode = mode
         self._client_id = os.urandom(16).hex()
         self._ledger = Ledger(self._client_id)
@@ -94,18 +85,16 @@ class Relay:
         self._has_gap = False
         self._info_id = ""
         self._over = ""
-        self._doing = ""
         self._note = ""
-        self._away_since = self._loop.time()
-        self._was_there = False
-        self._front = Front(file, self._from_front, self._go_on)
-        self._desk = Desk(self._front, self._ledger, name)
+        self._front = front
+        self._desk = Desk(front, self._ledger, name)
+        self._line = Line(seek, self, self._say)
 
     # -- life
 
     async def run(self) -> None:
         """Serve until :meth:`stop`."""
-        work = [asyncio.ensure_future(self._keep_linked()), asyncio.ensure_future(self._tick())]
+        work = [asyncio.ensure_future(self._keep_joined()), asyncio.ensure_future(self._tick())]
         ending = asyncio.ensure_future(self._stopping.wait())
         everything: set[asyncio.Future[Any]] = {ending, *work}
         try:
@@ -120,7 +109,10 @@ class Relay:
                 self._link.say_bye()
             await asyncio.gather(*everything, return_exceptions=True)
             await asyncio.sleep(0)  # the goodbye
-            self._front.close()
+
+    async def _keep_joined(self) -> None:
+        await self._line.run()
+        await self._stopping.wait()  # a fresh relay asks anew
 
     def stop(self) -> None:
         """Detach and end."""
@@ -135,54 +127,38 @@ class Relay:
             header = json.dumps(request_header("interrupt_request", self._client_id)).encode()
             self._link.send(message_frame(Channel.CONTROL, 0, [header, b"{}", b"{}", b"{}"]))
 
-    async def _keep_linked(self) -> None:
-        poll, back_off = _POLL_S[0], _BACK_OFF_S[0]
-        while True:
-            place = await self._seek()
-            if place.advice:
-                self._end(place.advice)
-                break
-            if place.live is None:
-                self._say(place.doing)
-                await asyncio.sleep(poll)
-                poll = min(_POLL_S[1], poll * 1.3)
-                continue
-            poll = _POLL_S[0]
-            self._doing = "does not answer: its code may be in one long call that holds the interpreter"
-            try:
-                ended = await self._linked(place.live)
-                back_off = _BACK_OFF_S[0]
-            except AgentGone as exc:
-                ended = exc
-            if ended.ended and await self._has_ended(place.live, str(ended)):
-                break
-            self._say(f"is out of reach: {ended}")
-            await asyncio.sleep(back_off)
-            back_off = min(_BACK_OFF_S[1], back_off * 2)
-        await self._stopping.wait()  # a fresh relay asks anew
+    # -- the line
 
-    async def _linked(self, live: Path) -> AgentGone:
-        """Join to the agent, and return why that ended."""
+    def hello(self) -> dict[str, Any]:
+        """See :class:`kale_proxy.relay_line.Owner`, for this and the next four."""
         since, replies = self._seen
         place = {"client": self._client_id, "since": since, "replies": replies}
-        hello = place | {"visit": {"mode": self._mode}, "comms": list(self._comms)}
-        link = await AgentLink.open(live, hello, self._from_agent)
+        return place | {"visit": {"mode": self._mode}, "comms": list(self._comms)}
+
+    def joined(self, link: AgentLink) -> None:  # noqa: D102
         welcome = link.welcome
         is_same_agent, self._agent_pid = self._agent_pid == welcome["agent_pid"], welcome["agent_pid"]
         self._seen = self._acknowledged = (int(welcome["seq"]), int(welcome["replies"]))
         self._note = str(welcome["note"])
         self._link = link
-        self._away_since = self._loop.time()
-        self._doing = ""
         link.hold(self._is_held)
         self._came_back(is_same_agent=is_same_agent)
-        link.start()
-        try:
-            return await link.ended
-        finally:
-            self._link = None
-            self._was_there = True
-            self._away_since = self._loop.time()
+
+    def parted(self) -> None:  # noqa: D102
+        self._link = None
+
+    def over(self, advice: str) -> None:  # noqa: D102
+        self._over = advice
+        tell(advice)
+        for request in self._ledger:
+            self._desk.fail(request, "StepEnded", advice)
+        self._desk.inform()
+
+    def forget(self, reason: str) -> None:  # noqa: D102
+        self._seen, self._agent_pid, self._desk.info = (None, 0), 0, None
+        for request in self._ledger:
+            if request.is_sent:
+                self._desk.fail(request, "StepEnded", f"{self._name}: {reason}")
 
     def _came_back(self, *, is_same_agent: bool) -> None:
         """Repeat what may have been lost with the last stream, in a way that runs no cell twice."""
@@ -223,39 +199,11 @@ class Relay:
         self._has_gap = False
         self._send_waiting()
 
-    async def _has_ended(self, live: Path, reason: str) -> bool:
-        """After the kernel's end: tell the front end what became of the step; False when it runs anew."""
-        deadline = self._loop.time() + _FINAL_S
-        while True:
-            place = await self._seek()
-            if place.advice:
-                self._end(place.advice)
-                return True
-            if place.live is not None and place.live != live:  # another attempt
-                self._forget(reason)
-                return False
-            if self._loop.time() > deadline:
-                self._forget(reason)
-                return False
-            await asyncio.sleep(_POLL_S[0])
-
-    def _end(self, advice: str) -> None:
-        self._over = advice
-        _tell(advice)
-        for request in self._ledger:
-            self._desk.fail(request, "StepEnded", advice)
-        self._desk.inform()
-
-    def _forget(self, reason: str) -> None:
-        """Leave a kernel that has ended, with what was asked of it; the step may get another."""
-        self._seen, self._agent_pid, self._desk.info = (None, 0), 0, None
-        for request in self._ledger:
-            if request.is_sent:
-                self._desk.fail(request, "StepEnded", f"{self._name}: {reason}")
-
     # -- from the front end
 
-    def _from_front(self, channel: Channel, identities: list[bytes], parts: list[bytes]) -> None:
+    def take(self, channel: Channel, identities: list[bytes], parts: list[bytes]) -> None:
+        """Take a message of the front end."""
+        self._line.nudge()
         try:
             header, content = parse_json(parts[0]), parse_json(parts[3])
             parse_json(parts[1])
@@ -272,7 +220,7 @@ class Relay:
             return
         if self._ledger.find(header["msg_id"]) is not None:
             return
-        request = self._ledger.take(channel, identities, header, parts, self._loop.time())
+        request = self._ledger.take(channel, identities, header, parts, time.monotonic())
         if kind == "kernel_info_request":
             self._desk.asking.append(request)
             self._loop.call_later(0 if self._desk.info or self._over else _INFO_S, self._desk.inform)
@@ -325,7 +273,7 @@ class Relay:
 
     # -- from the agent
 
-    def _from_agent(self, kind: Kind, payload: bytes) -> None:
+    def on_frame(self, kind: Kind, payload: bytes) -> None:  # noqa: D102
         if kind is Kind.MSG:
             message = parse_message(payload)
             if message.channel is Channel.IOPUB:
@@ -401,14 +349,13 @@ class Relay:
         if self._link is not None:
             self._link.hold(is_held)
 
-    def _go_on(self) -> None:
+    def go_on(self) -> None:
+        """Go on reading: the front end has room again."""
         if self._is_held:
             self._hold(is_held=False)
 
     def _say(self, doing: str) -> None:
-        if doing != self._doing:
-            _tell(f"{self._name} {doing}")
-        self._doing = doing
+        tell(f"{self._name} {doing}")
 
     async def _tick(self) -> None:
         """Tell a cell that waits what it waits for, and end its waiting when the step does not start."""
@@ -416,17 +363,17 @@ class Relay:
             await asyncio.sleep(_TICK_S)
             if self._link is not None or self._over:
                 continue
-            now = self._loop.time()
+            now, line = time.monotonic(), self._line
             cells = [request for request in self._ledger if request.is_execute and not request.is_answered]
-            if cells and self._doing and now - max(cells[0].at, self._away_since) > _QUIET_S and cells[0].told != self._doing:
-                cells[0].told = self._doing
-                self._desk.show(cells[0], f"{self._name} {self._doing}; this cell waits.")
+            if cells and line.doing and now - max(cells[0].at, line.away_since) > _QUIET_S and cells[0].told != line.doing:
+                cells[0].told = line.doing
+                self._desk.show(cells[0], f"{self._name} {line.doing}; this cell waits.")
             for request in cells:
-                if not self._was_there and now - request.at > START_S:
-                    self._desk.fail(request, "TimeoutError", f"{self._name} {self._doing}, still after {START_S:g} s.")
+                if not line.was_there and now - request.at > START_S:
+                    self._desk.fail(request, "TimeoutError", f"{self._name} {line.doing}, still after {START_S:g} s.")
 
 
-def _tell(sentence: str) -> None:
+def tell(sentence: str) -> None:
     """Write to whoever reads the log of the front end."""
     with contextlib.suppress(OSError):
         sys.stderr.write(f"{time.strftime('%H:%M:%S')} kale: {sentence}\n")

@@ -161,10 +161,6 @@ class Front:
     ----------
     file : Path
         A connection file; ports that are 0 are chosen here and written back.
-    on_message : callable
-        Called with (channel, identities, parts) for each well signed message.
-    on_room : callable
-        Called when the front end has taken most of what waited for it.
 
     Raises
     ------
@@ -172,28 +168,46 @@ class Front:
         It is none, or its addresses can't be bound.
     """
 
-    def __init__(self, file: Path, on_message: OnMessage, on_room: Callable[[], None]) -> None:
+    def __init__(self, file: Path) -> None:
         self.info = read_connection(file)
-        self._on_message = on_message
-        self._on_room = on_room
+        self._on_message: OnMessage
+        self._on_room: Callable[[], None]
         self._signer = Signer(self.info)
         self._session = os.urandom(16).hex()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._ports: dict[Channel, Port] = {}
+        self._bound: dict[Channel, zmq.Socket[bytes]] = {}
         before = dict(self.info)
         try:
-            iopub = self._bind(zmq.XPUB, _PORTS[Channel.IOPUB], XPUB_NODROP=1, XPUB_VERBOSE=1, SNDHWM=_HIGH_MESSAGES)
-            self._ports[Channel.IOPUB] = Port(iopub, self._subscribed, self._check_room)
+            marks = {"XPUB_NODROP": 1, "XPUB_VERBOSE": 1, "SNDHWM": _HIGH_MESSAGES}
+            self._bound[Channel.IOPUB] = self._bind(zmq.XPUB, _PORTS[Channel.IOPUB], **marks)
             for channel in (Channel.SHELL, Channel.CONTROL, Channel.STDIN):
                 # a router drops silently what is over its mark
-                router = self._bind(zmq.ROUTER, _PORTS[channel], SNDHWM=0, RCVHWM=0, ROUTER_HANDOVER=1)
-                self._ports[channel] = Port(router, self._receiver(channel))
-            self._heartbeat = Port(self._bind(zmq.ROUTER, _HEARTBEAT, SNDHWM=0), self._beat)
+                self._bound[channel] = self._bind(zmq.ROUTER, _PORTS[channel], SNDHWM=0, RCVHWM=0, ROUTER_HANDOVER=1)
+            beats = self._bind(zmq.ROUTER, _HEARTBEAT, SNDHWM=0)
         except zmq.ZMQError as exc:
             self._context.destroy(linger=0)
             raise ConnectionFileError(f"The addresses in {file} can't be used: {exc}.") from exc
         if self.info != before:
             _rewrite(file, self.info)
+        self._heartbeat = Port(beats, self._beat)
+
+    def open(self, on_message: OnMessage, on_room: Callable[[], None]) -> None:
+        """Begin to hand on messages.
+
+        Parameters
+        ----------
+        on_message : callable
+            Called with (channel, identities, parts) for each well signed message.
+        on_room : callable
+            Called when the front end has taken most of what waited for it.
+        """
+        self._on_message, self._on_room = on_message, on_room
+        for channel, socket in self._bound.items():
+            if channel is Channel.IOPUB:
+                self._ports[channel] = Port(socket, self._subscribed, self._check_room)
+            else:
+                self._ports[channel] = Port(socket, self._receiver(channel))
 
     @property
     def is_full(self) -> bool:

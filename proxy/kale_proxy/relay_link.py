@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import time
 from typing import TYPE_CHECKING, Any, Self
 
-from kale_proxy.visitor_stream import sentence
+from kale_proxy.visitor_stream import read_challenge, sentence
 from kale_proxy.wire import (
-    CONNECTION_NAME,
     PROTOCOL,
-    SOCKET_NAME,
     AgentGone,
     AgentRefused,
     Decoder,
@@ -26,8 +25,8 @@ from kale_proxy.wire import (
 )
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
-    from pathlib import Path
 
 _ANSWER_S = 10.0
 
@@ -41,28 +40,38 @@ class AgentLink(asyncio.Protocol):
         The agent's WELCOME.
     ended : asyncio.Future of AgentGone
         Done when the stream is over; says why.
+    heard_at : float
+        When the last byte came, by ``time.monotonic()``.
+    is_held : bool
+        Whether nothing is read for now.
     """
 
     def __init__(self, on_frame: Callable[[Kind, bytes], None]) -> None:
         loop = asyncio.get_running_loop()
         self.welcome: dict[str, Any] = {}
         self.ended: asyncio.Future[AgentGone] = loop.create_future()
+        self.heard_at = time.monotonic()
+        self.is_held = False
         self._on_frame = on_frame
         self._greeting: asyncio.Queue[tuple[Kind, bytes]] | None = asyncio.Queue()
         self._decoder = Decoder()
         self._transport: asyncio.Transport
 
     @classmethod
-    async def open(cls, live: Path, hello: dict[str, Any], on_frame: Callable[[Kind, bytes], None]) -> Self:
-        """Connect to the agent of the step whose live folder is ``live`` and open the visit.
+    async def open(
+        cls, sock: socket.socket, key: bytes, hello: dict[str, Any], on_frame: Callable[[Kind, bytes], None]
+    ) -> Self:
+        """Open the visit over a stream to the step's agent.
 
         A kernel that is in one long call opens it when the call returns: there is no deadline for that, as the
         front end's requests wait for just that. Cancel it to give up.
 
         Parameters
         ----------
-        live : Path
-            Folder with ``kernel.json`` and ``a``.
+        sock : socket.socket
+            Connected; the link's from now on.
+        key : bytes
+            The kernel's.
         hello : dict
             Fields of HELLO besides ``protocol`` and ``nonce``.
         on_frame : callable
@@ -71,15 +80,10 @@ class AgentLink(asyncio.Protocol):
         Raises
         ------
         AgentGone
-            There is none, it declined, or it speaks something else.
+            It declined, or it speaks something else.
         """
-        try:
-            key = str(json.loads((live / CONNECTION_NAME).read_bytes())["key"]).encode()
-            _, link = await asyncio.get_running_loop().create_unix_connection(
-                lambda: cls(on_frame), str(live / SOCKET_NAME)
-            )
-        except (OSError, ValueError, KeyError) as exc:
-            raise AgentGone(f"Nothing answers for visitors at {live} ({exc}).") from exc
+        sock.setblocking(False)
+        _, link = await asyncio.get_running_loop().create_unix_connection(lambda: cls(on_frame), sock=sock)
         try:
             await link._shake_hands(key, hello)
         except BaseException:
@@ -100,6 +104,7 @@ class AgentLink(asyncio.Protocol):
 
     def hold(self, is_held: bool) -> None:
         """Stop or go on reading."""
+        self.is_held = is_held
         if not self.ended.done():
             (self._transport.pause_reading if is_held else self._transport.resume_reading)()
 
@@ -107,6 +112,10 @@ class AgentLink(asyncio.Protocol):
         """End the visit."""
         self.send(frame(Kind.BYE))
         self._transport.close()
+
+    def give_up(self, why: str) -> None:
+        """Hang up on a stream that has gone dead."""
+        self._end(AgentGone(f"{why[:1].upper()}{why[1:]}."))
 
     def abort(self) -> None:
         """Hang up; the visit stays open for a while."""
@@ -121,6 +130,7 @@ class AgentLink(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Hand on each complete frame."""
+        self.heard_at = time.monotonic()
         try:
             for kind, payload in self._decoder.feed(data):
                 if self.ended.done():
@@ -155,13 +165,12 @@ class AgentLink(asyncio.Protocol):
         assert self._greeting is not None
         frames = self._greeting
         greeting = json.dumps({"protocol": PROTOCOL, "nonce": os.urandom(16).hex()} | hello).encode()
-        self.send(frame(Kind.HELLO, greeting))
         try:
             async with asyncio.timeout(_ANSWER_S):
-                nonce = str((await self._expect(frames, Kind.CHALLENGE)).get("nonce"))
+                nonce = read_challenge(await self._expect(frames, Kind.CHALLENGE))
         except TimeoutError:
             raise AgentGone("The step's agent does not answer.") from None
-        self.send(json_frame(Kind.AUTH, {"proof": client_proof(key, nonce, greeting)}))
+        self.send(frame(Kind.HELLO, greeting) + json_frame(Kind.AUTH, {"proof": client_proof(key, nonce, greeting)}))
         self.welcome = await self._expect(frames, Kind.WELCOME)
         if not is_same(self.welcome.get("proof"), agent_proof(key, nonce, greeting)):
             raise AgentRefused("wrong_key", "What answers on the step's socket does not know the kernel's key.")

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from kale_proxy.doorbell import ProcessWatch
 from kale_proxy.relay import Relay
+from kale_proxy.relay_front import Front
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from kale_proxy.relay import Seek
+    from kale_proxy.relay_line import Seek
 
 
 def serve(file: Path, name: str, seek: Seek, *, mode: str = "visit", owner: int | None = None) -> None:
@@ -40,7 +41,9 @@ def serve(file: Path, name: str, seek: Seek, *, mode: str = "visit", owner: int 
 
 
 async def _serve(file: Path, name: str, seek: Seek, mode: str, owner: int | None) -> None:
-    relay = Relay(file, name, seek, mode)
+    front = Front(file)
+    relay = Relay(front, name, seek, mode)
+    front.open(relay.take, relay.go_on)
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGINT, relay.interrupt)
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -51,3 +54,4 @@ async def _serve(file: Path, name: str, seek: Seek, mode: str, owner: int | None
     finally:
         if watch is not None:
             watch.close()
+        front.close()

@@ -15,7 +15,7 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from kale_proxy.visitor_stream import Stream, open_socket, read_key, sentence, shake_hands
+from kale_proxy.visitor_stream import Stream, reach, sentence, shake_hands
 from kale_proxy.wire import (
     AgentGone,
     Channel,
@@ -32,6 +32,8 @@ from kale_proxy.wire import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from kale_proxy.tunnel.route import Reach
 
     OnMessage = Callable[[str, dict[str, Any], dict[str, Any], list[bytes]], None]
     OnInput = Callable[[str, bool], str | None]
@@ -67,6 +69,8 @@ class Visitor:
         Number of the last iopub message seen; ``since`` of a later connection.
     lost : int
         How many iopub messages were printed but are no longer kept.
+    way : str
+        Name of the way to another host; empty for this one.
     pending : tuple of str
         Ids of requests whose reply has not come.
     """
@@ -78,6 +82,7 @@ class Visitor:
         self.is_resumed = bool(welcome["resumed"])
         self.last_seq = int(welcome["seq"])
         self.lost = 0
+        self.way = str(welcome.get("way", ""))
         self._stream = stream
         self._replies_seen = int(welcome["replies"])
         self._acknowledged = (self.last_seq, self._replies_seen)
@@ -87,7 +92,7 @@ class Visitor:
     @classmethod
     def connect(
         cls,
-        live: Path,
+        where: Path | Reach,
         *,
         mode: str = "visit",
         client_id: str | None = None,
@@ -96,12 +101,12 @@ class Visitor:
         replies: int = 0,
         timeout: float = 10.0,
     ) -> Self:
-        """Connect to the agent of the step whose live folder is ``live``, and open the visit.
+        """Connect to the agent of a step, and open the visit.
 
         Parameters
         ----------
-        live : Path
-            Folder with ``kernel.json`` and ``a``.
+        where : Path or Reach
+            The step's live folder on this machine, with ``kernel.json`` and ``a``; or how to get to it elsewhere.
         mode : str
             "visit": names assigned stay the visitor's; "write": they are the step's; "main": queue behind
             the step's code.
@@ -126,8 +131,8 @@ class Visitor:
         """
         deadline = time.monotonic() + timeout
         client_id = client_id or os.urandom(16).hex()
-        key = read_key(live, deadline)
-        stream = Stream(open_socket(live, deadline))
+        sock, key, way = reach(where, deadline)
+        stream = Stream(sock)
         hello = {
             "client": client_id,
             "since": since,
@@ -136,7 +141,7 @@ class Visitor:
             "visit": {"mode": mode},
         }
         try:
-            return cls(stream, client_id, shake_hands(stream, key, hello, deadline))
+            return cls(stream, client_id, shake_hands(stream, key, hello, deadline) | {"way": way})
         except BaseException:
             stream.fail(AgentGone("The connection was never made."))
             raise

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from kale_proxy.tunnel.route import Reach
+
 _READ_BYTES = 256 << 10
 _RETRY_S = 0.02
 _LAST_WORDS_S = 0.05
@@ -123,7 +125,7 @@ class Stream:
 
 
 def shake_hands(stream: Stream, key: bytes, hello: dict[str, Any], deadline: float) -> dict[str, Any]:
-    """Go through HELLO, CHALLENGE, AUTH, WELCOME and return what WELCOME says; both sides prove the key.
+    """Go through CHALLENGE, HELLO, AUTH, WELCOME and return what WELCOME says; both sides prove the key.
 
     ``hello`` is what the caller wants of the HELLO of ``proxy/README.rst``; protocol and nonce are added.
 
@@ -137,9 +139,9 @@ def shake_hands(stream: Stream, key: bytes, hello: dict[str, Any], deadline: flo
     greeting = json.dumps({"protocol": PROTOCOL, "nonce": os.urandom(16).hex()} | hello).encode()
     waits_for = "the step's agent did not answer"
     try:
-        stream.send(frame(Kind.HELLO, greeting), deadline)
-        nonce = str(_expect(stream, Kind.CHALLENGE, deadline).get("nonce"))
-        stream.send(json_frame(Kind.AUTH, {"proof": client_proof(key, nonce, greeting)}), deadline)
+        nonce = read_challenge(_expect(stream, Kind.CHALLENGE, deadline))
+        proof = json_frame(Kind.AUTH, {"proof": client_proof(key, nonce, greeting)})
+        stream.send(frame(Kind.HELLO, greeting) + proof, deadline)
         waits_for = f"the step's kernel did not open a visit: {_SILENT}"
         welcome = _expect(stream, Kind.WELCOME, deadline)
     except TimeoutError:
@@ -149,11 +151,47 @@ def shake_hands(stream: Stream, key: bytes, hello: dict[str, Any], deadline: flo
     return welcome
 
 
+def read_challenge(challenge: dict[str, Any]) -> str:
+    """Return the agent's nonce; raises AgentRefused if it speaks another protocol."""
+    if challenge.get("protocol") != PROTOCOL:
+        theirs = str(challenge.get("protocol"))[:20]
+        raise AgentRefused("protocol", f"This step's agent speaks protocol {theirs}, and this Kale protocol {PROTOCOL}.")
+    return str(challenge.get("nonce"))
+
+
 def _expect(stream: Stream, wanted: Kind, deadline: float) -> dict[str, Any]:
     kind, payload = stream.read(deadline)
     if kind is not wanted:
         raise AgentGone(f"The agent sent {kind.name} where its protocol has {wanted.name}.")
     return parse_json(payload)
+
+
+def reach(where: Path | Reach, deadline: float) -> tuple[socket.socket, bytes, str]:
+    """Return a stream to a step's agent, the kernel's key, and the name of the way, empty for this machine's.
+
+    Parameters
+    ----------
+    where : Path or Reach
+        The step's live folder on this machine, or what is known of one that may be elsewhere.
+    deadline : float
+        By ``time.monotonic()``.
+
+    Raises
+    ------
+    AgentGone, TimeoutError
+        There is no agent, or no way there.
+    """
+    from pathlib import Path
+
+    if isinstance(where, Path):
+        key = read_key(where, deadline)
+        return open_socket(where, deadline), key, ""
+    if where.route.is_here:
+        return open_socket(where.folder, deadline), where.key.encode(), ""
+    from kale_proxy.tunnel.dialer import default  # most steps are on this machine
+
+    sock, way = default().open(where.route, deadline)
+    return sock, where.key.encode(), way
 
 
 def read_key(live: Path, deadline: float) -> bytes:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-PROTOCOL = 1
+PROTOCOL = 2
 MAX_FRAME = 256 << 20
 MAX_JSON = 1 << 20
 MAX_GREETING = 64 << 10  # until the other side has proved the key

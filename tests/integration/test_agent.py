@@ -600,7 +600,7 @@ class Raw:
         return code
 
     def hello(self, **change: Any) -> bytes:
-        hello = {"protocol": 1, "client": os.urandom(8).hex(), "visit": {"mode": "visit"}, "since": None}
+        hello = {"protocol": wire.PROTOCOL, "client": os.urandom(8).hex(), "visit": {"mode": "visit"}, "since": None}
         return json.dumps(hello | change).encode()
 
     def open(self, key: bytes | None = None, **change: Any) -> None:
@@ -635,8 +635,7 @@ def test_agent_that_does_not_know_the_key_is_refused(tmp_path: Path) -> None:
     def impostor() -> None:
         accepted, _ = listener.accept()
         with accepted:
-            accepted.recv(1 << 16)
-            accepted.sendall(wire.json_frame(Kind.CHALLENGE, {"nonce": "n"}))
+            accepted.sendall(wire.json_frame(Kind.CHALLENGE, {"protocol": wire.PROTOCOL, "nonce": "n"}))
             accepted.recv(1 << 16)
             accepted.sendall(wire.json_frame(Kind.WELCOME, {"proof": "f" * 64, "mode": "visit"}))
 
@@ -649,14 +648,16 @@ def test_agent_that_does_not_know_the_key_is_refused(tmp_path: Path) -> None:
 
 def test_other_protocol_version_is_told_both_versions(shared: Step) -> None:
     raw = Raw(shared)
-    raw.send(wire.frame(Kind.HELLO, raw.hello(protocol=2)))
-    frame = raw.read()
+    raw.send(wire.frame(Kind.HELLO, raw.hello(protocol=99)))
+    challenge, frame = raw.read(), raw.read()
+    assert challenge is not None
+    assert challenge[0] is Kind.CHALLENGE
     assert frame is not None
     assert frame[0] is Kind.ERROR
     error = json.loads(frame[1])
     assert error["code"] == "protocol"
-    assert "protocol 1" in error["message"]
-    assert "2" in error["message"]
+    assert f"protocol {wire.PROTOCOL}" in error["message"]
+    assert "99" in error["message"]
     assert raw.last() == ""
 
 
@@ -667,7 +668,7 @@ def test_other_protocol_version_is_told_both_versions(shared: Step) -> None:
         (b"\xff\xff\xff\xff\x01", "oversized"),
         (wire.frame(Kind.HELLO, b"{"), "garbage"),
         (wire.frame(Kind.PING), "garbage"),
-        (wire.json_frame(Kind.HELLO, {"protocol": 1}), "garbage"),
+        (wire.json_frame(Kind.HELLO, {"protocol": wire.PROTOCOL}), "garbage"),
     ],
 )
 def test_stranger_is_dropped_with_an_error(shared: Step, data: bytes, code: str) -> None:

@@ -227,8 +227,8 @@ def test_visitor_does_not_wait_for_an_idle_that_is_lost(live: Path) -> None:
             return frames.pop(0)[1]
 
         with accepted:
+            accepted.sendall(wire.json_frame(Kind.CHALLENGE, {"protocol": wire.PROTOCOL, "nonce": "n"}))
             greeting = next_frame()
-            accepted.sendall(wire.json_frame(Kind.CHALLENGE, {"nonce": "n"}))
             next_frame()
             welcome = {"proof": wire.agent_proof(b"k", "n", greeting), "mode": "visit", "note": "", "resumed": False}
             accepted.sendall(wire.json_frame(Kind.WELCOME, welcome | {"seq": 0, "replies": 0}))

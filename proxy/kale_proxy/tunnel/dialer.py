@@ -1,0 +1,259 @@
+"""Chooses the way to a socket: this machine, a forward by ssh, a command by ssh, srun, ssh as a library.
+
+A way counts as good when the first byte has come from the other end, as agent and manager speak first. What worked is
+tried first the next time, for routes of the same kind, also by other processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import select
+import shlex
+import shutil
+import socket
+import threading
+import time
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from kale_proxy.places import private_dir, socket_dir
+from kale_proxy.tunnel import pipe
+from kale_proxy.tunnel.errors import TunnelError
+from kale_proxy.tunnel.openssh import OpenSSH, Target, run_joined
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from kale_proxy.tunnel.openssh import Joined
+    from kale_proxy.tunnel.route import Route
+
+_FIRST_BYTE_S = 10.0
+_MAX_NOISE = 1 << 20
+_WORDS_S = 0.5
+
+
+class Way(NamedTuple):
+    """One way: its name for people, and how to go it before a deadline."""
+
+    name: str
+    open: Callable[[float], socket.socket]
+    target: Target | None = None
+
+
+class Dialer:
+    """See the module; one per process, from any thread.
+
+    Parameters
+    ----------
+    ssh : OpenSSH or None
+        None where there is no ssh.
+    memory : Path
+        File that tells what worked.
+    extra : callable, optional
+        Gives more ways for a route, to be tried last.
+    """
+
+    def __init__(self, ssh: OpenSSH | None, memory: Path, extra: Callable[[Route], Sequence[Way]] = lambda _: ()) -> None:
+        self.ssh = ssh
+        self._memory = memory
+        self._extra = extra
+
+    def open(self, route: Route, deadline: float) -> tuple[socket.socket, str]:
+        """Return a stream to the socket, and the name of the way.
+
+        Parameters
+        ----------
+        route : Route
+            Where it is.
+        deadline : float
+            By ``time.monotonic()``.
+
+        Raises
+        ------
+        TunnelError
+            No way leads there; the message tells what was tried. Its kind is that of the first failure that only a
+            person can mend, if there is one.
+        """
+        ways, failures = self.ways(route), list[tuple[str, TunnelError]]()
+        for way in ways:
+            if failures and time.monotonic() > deadline:
+                break
+            try:
+                sock = way.open(deadline)
+            except TunnelError as exc:
+                failures.append((way.name, exc))
+                continue
+            self._remember(route, way.name)
+            sock.setblocking(True)
+            return sock, way.name
+        if not ways:
+            raise TunnelError(f"There is no ssh here by which {route.host} could be reached.")
+        said = dict.fromkeys(f"{name}: {exc}" if len(ways) > 1 else str(exc) for name, exc in failures)
+        kinds = [type(exc) for _, exc in failures if not exc.is_transient]
+        if kinds:
+            raise kinds[0](next(str(exc) for _, exc in failures if not exc.is_transient))
+        raise TunnelError(f"{route.host} can't be reached. {' '.join(said)}" if len(said) > 1 else next(iter(said)))
+
+    def ways(self, route: Route) -> list[Way]:
+        """Return the ways to a route in the order in which they are tried."""
+        if route.is_here:
+            return [Way("this machine", lambda deadline: _local(route, deadline))]
+        found: list[Way] = []
+        target = _target(route)
+        if self.ssh is not None:
+            ssh = self.ssh
+            through = f" through {target.via}" if target.via else ""
+            found += [
+                Way(f"ssh to {target.host}{through}", lambda deadline: self._forward(ssh, target, route, deadline), target),
+                Way(f"ssh to {target.host}{through}, a command", lambda deadline: self._command(ssh, target, route, deadline), target),
+            ]
+        if route.job_id and (srun := self._srun(route)) is not None:
+            found.append(srun)
+        found += self._extra(route)
+        known = self._read().get(route.kind)
+        return sorted(found, key=lambda way: _general(way.name, route) != known)
+
+    # -- the ways
+
+    def _forward(self, ssh: OpenSSH, target: Target, route: Route, deadline: float) -> socket.socket:
+        sock = ssh.forward(target, route.socket, deadline)
+        try:
+            return _speaking(sock, deadline, f"{route.host} does not let the socket {route.socket} be forwarded, or nothing listens there.")
+        except _SilentError:
+            ssh.distrust(target)
+            raise
+
+    def _command(self, ssh: OpenSSH, target: Target, route: Route, deadline: float) -> socket.socket:
+        mark = _mark()
+        return _marked(ssh.start(target, _pipe_words(route.socket, mark), deadline), mark, deadline, target.host)
+
+    def _srun(self, route: Route) -> Way | None:
+        def open_(deadline: float) -> socket.socket:
+            mark = _mark()
+            words = [*_srun_words(route), *_pipe_words(route.socket, mark)]
+            if route.login:
+                assert self.ssh is not None
+                joined = self.ssh.start(Target(route.login), words, deadline)
+            else:
+                joined = run_joined(words, clean(os.environ))
+            return _marked(joined, mark, deadline, f"job {route.job_id}")
+
+        if route.login and self.ssh is None:
+            return None
+        if not route.login and shutil.which("srun") is None:
+            return None
+        return Way("srun" + (f" through {route.login}" if route.login else ""), open_)
+
+    # -- what worked
+
+    def _read(self) -> dict[str, str]:
+        try:
+            found = json.loads(self._memory.read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def _remember(self, route: Route, name: str) -> None:
+        known = self._read()
+        if route.is_here or known.get(route.kind) == _general(name, route):
+            return
+        temporary = self._memory.with_name(f"{self._memory.name}.{os.getpid()}.{threading.get_native_id()}")
+        with contextlib.suppress(OSError):
+            temporary.write_text(json.dumps(known | {route.kind: _general(name, route)}))
+            temporary.replace(self._memory)
+
+
+class _SilentError(TunnelError):
+    """A stream was made, and nothing came."""
+
+
+@lru_cache(maxsize=1)
+def default() -> Dialer:
+    """Return this process's dialer: the user's ssh, or that of ``KALE_SSH``; made once."""
+    words = shlex.split(os.environ.get("KALE_SSH", "")) or ["ssh"]
+    folder = private_dir(socket_dir() / "s")
+    ssh = OpenSSH(words, folder) if shutil.which(words[0]) else None
+    return Dialer(ssh, folder / "ways.json")
+
+
+def clean(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment without a job's own variables, which would lead srun astray."""
+    return {name: value for name, value in environ.items() if not name.startswith("SLURM_") or name == "SLURM_CONF"}
+
+
+def _target(route: Route) -> Target:
+    return Target(route.node, route.login) if route.node else Target(route.login)
+
+
+def _general(name: str, route: Route) -> str:
+    """Return a way's name without that of the node, to be known for others of its kind."""
+    return name.replace(route.node, "#", 1) if route.node else name
+
+
+def _srun_words(route: Route) -> list[str]:
+    words = ["srun", "--overlap", f"--jobid={route.job_id}", "--nodes=1", "--ntasks=1", "--mpi=none"]
+    return words + ([f"--nodelist={route.node}"] if route.node else [])
+
+
+def _pipe_words(path: str, mark: str) -> list[str]:
+    return ["python3", "-I", "-S", "-c", Path(pipe.__file__).read_text(encoding="utf-8"), path, mark]
+
+
+def _mark() -> str:
+    return f"kale-{secrets.token_hex(8)}\n"
+
+
+def _local(route: Route, deadline: float) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        sock.settimeout(max(0.001, deadline - time.monotonic()))
+        sock.connect(route.socket)
+    except OSError as exc:
+        sock.close()
+        raise TunnelError(f"Nothing listens at {route.socket} ({exc.strerror or exc}).") from exc
+    return sock
+
+
+def _speaking(sock: socket.socket, deadline: float, otherwise: str) -> socket.socket:
+    """Return the socket when the other end has said something, which stays to be read."""
+    left = min(_FIRST_BYTE_S, deadline - time.monotonic())
+    try:
+        if not select.select([sock], [], [], max(0.001, left))[0]:
+            raise _SilentError(f"Nothing has come back within {left:.0f} s.")
+        if not sock.recv(1, socket.MSG_PEEK):
+            raise TunnelError(otherwise)
+    except OSError as exc:
+        sock.close()
+        raise TunnelError(f"{otherwise} ({exc})") from exc
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _marked(joined: Joined, mark: str, deadline: float, host: str) -> socket.socket:
+    """Return the socket of a program when the pipe at its other end is there; what came before it is dropped."""
+    process, sock, said = joined
+    threading.Thread(target=process.wait, daemon=True, name="kale-pipe").start()
+    seen = b""
+    try:
+        while not seen.endswith(mark.encode()):
+            _speaking(sock, deadline, f"The command on {host} ended.")
+            ahead = sock.recv(1 << 16, socket.MSG_PEEK)
+            at = (seen + ahead).find(mark.encode())
+            take = len(ahead) if at < 0 else at + len(mark) - len(seen)
+            seen = (seen + sock.recv(take))[-_MAX_NOISE:]
+        return _speaking(sock, deadline, f"Nothing listens at the step's socket on {host}.")
+    except TunnelError as exc:
+        sock.close()
+        with contextlib.suppress(Exception):
+            process.wait(_WORDS_S)
+        said.seek(0)
+        lines = said.read().decode("utf-8", "replace").strip().splitlines()
+        raise TunnelError(f"{exc} {host} said: {lines[-1]}" if lines else str(exc)) from exc
+    finally:
+        said.close()

@@ -1,0 +1,287 @@
+"""The user's own ssh: its masters, one forward per stream, commands. Host key checking is whatever the user's ssh does.
+
+A master of the user's is used where one is up. Else we open one of our own, once, by a session that ends at once: a
+connection that never had a session has TCP's delay (some 40 ms per request). It stays ten minutes after its last use.
+``KALE_SSH`` is the command, ``ssh`` by default; options in it are kept (``ssh -F other_config``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shlex
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import IO, TYPE_CHECKING, NamedTuple
+
+from kale_proxy.places import private_dir
+from kale_proxy.tunnel.errors import AuthenticationError, HostKeyError, TunnelError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+_CHECK_S = 5.0
+_CONNECT_S = 20
+_KEEP_S = 600
+_DISTRUST_S = 60.0
+_QUIET = ("-o", "LogLevel=ERROR", "-o", "PermitLocalCommand=no")
+_PLAIN = ("-T", "-a", "-x", "-o", "RemoteCommand=none", "-o", "ClearAllForwardings=yes")
+_ALIVE = ("-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3", "-o", f"ConnectTimeout={_CONNECT_S}")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A host as ssh is told of it: ``host``, and the login host ``via`` through which it goes, if any."""
+
+    host: str
+    via: str = ""
+
+
+@dataclass(slots=True)
+class _Master:
+    options: tuple[str, ...]  # that make ssh use it
+    is_ours: bool
+    pid: str = ""
+
+
+@dataclass(slots=True)
+class OpenSSH:
+    """Runs ssh; one object per process, from any thread.
+
+    Parameters
+    ----------
+    command : sequence of str
+        The program and options that stand before ours.
+    folder : Path
+        For control sockets and forwards: of this user alone, on this machine, with a short path.
+    is_interactive : bool
+        Whether ssh may ask on the terminal; else what would ask fails.
+    """
+
+    command: Sequence[str]
+    folder: Path
+    is_interactive: bool = False
+    _distrusted: dict[tuple[str, str], float] = field(default_factory=dict)
+    _woken: set[str] = field(default_factory=set)
+    _count: int = 0
+
+    def forward(self, target: Target, path: str, deadline: float) -> socket.socket:
+        """Return a stream to the Unix socket ``path`` of the host, through a master.
+
+        The host may still refuse it: then the stream ends at once.
+
+        Raises
+        ------
+        TunnelError
+            The host can't be reached; HostKeyError, AuthenticationError as they say.
+        """
+        master = self._master(target, deadline)
+        self._count += 1
+        name = self.folder / f"f{os.getpid()}-{threading.get_native_id()}-{self._count}"
+        spec = f"{name}:{path}"
+        control = [*master.options, "-O"]
+        try:
+            self._run([*control, "forward", "-L", spec, target.host], target, deadline)
+            sock = socket.socket(socket.AF_UNIX)
+            try:
+                sock.settimeout(_CHECK_S)
+                sock.connect(os.fspath(name))
+            except OSError as exc:
+                sock.close()
+                raise TunnelError(f"ssh's forward to {target.host} does not answer ({exc}).") from exc
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                name.unlink()
+        # The stream lives on without its listener, so that nothing is left if this process is killed.
+        self._later([*self.command, *_QUIET, *control, "cancel", "-L", spec, target.host])
+        if not master.is_ours and master.pid not in self._woken:
+            self._woken.add(master.pid)
+            self._later([*self.command, *_QUIET, "-o", "BatchMode=yes", *_PLAIN, *master.options, target.host, "true"])
+        return sock
+
+    def distrust(self, target: Target) -> None:
+        """Pass over the user's master to a host for a while: it takes what it is given, and nothing comes of it."""
+        self._distrusted[target.host, target.via] = time.monotonic()
+
+    def start(self, target: Target, words: Sequence[str], deadline: float) -> Joined:
+        """Run a command on the host, its stdin and stdout joined to the socket that is returned.
+
+        Errors are those of :meth:`forward`, for what fails before the command is started.
+        """
+        master = self._master(target, deadline)
+        return run_joined([*self.command, *_QUIET, "-o", "BatchMode=yes", *_PLAIN, *master.options, target.host, shlex.join(words)])
+
+    def output(self, target: Target, command: str, deadline: float) -> str:
+        """Return what a command line prints on the host.
+
+        Raises
+        ------
+        TunnelError
+            As :meth:`forward`; also when the command fails, with its last words.
+        """
+        master = self._master(target, deadline)
+        return self._run(["-o", "BatchMode=yes", *_PLAIN, *master.options, target.host, command], target, deadline)
+
+    def has_master(self, target: Target) -> bool:
+        """Tell whether a stream to the host needs no login now."""
+        return self._living(target, time.monotonic() + _CHECK_S) is not None
+
+    # -- masters
+
+    def _master(self, target: Target, deadline: float) -> _Master:
+        found = self._living(target, deadline)
+        if found is not None:
+            return found
+        with self._alone(target, deadline):  # so that a person is asked once
+            return self._living(target, deadline) or self._open(target, deadline)
+
+    def _living(self, target: Target, deadline: float) -> _Master | None:
+        """Return the master that is up: the user's, or ours."""
+        ours = self._our_path(target)
+        trusted = time.monotonic() - self._distrusted.get((target.host, target.via), -_DISTRUST_S) >= _DISTRUST_S
+        for options, is_ours in (((), False), (("-S", os.fspath(ours)), True)):
+            if (is_ours and not ours.exists()) or not (is_ours or trusted):
+                continue
+            with contextlib.suppress(TunnelError):
+                said = self._run([*options, "-O", "check", target.host], target, min(deadline, time.monotonic() + _CHECK_S), is_said=True)
+                return _Master(options, is_ours, said.rpartition("pid=")[2].rstrip(").\r\n"))
+        return None
+
+    def _open(self, target: Target, deadline: float) -> _Master:
+        """Log in: one handshake, and a session that ends at once."""
+        path = self._our_path(target)
+        options = ["-o", "ControlMaster=auto", "-o", f"ControlPath={str(path).replace('%', '%%')}", "-o", f"ControlPersist={_KEEP_S}"]
+        if not self.is_interactive:
+            options += ["-o", "BatchMode=yes"]
+        if target.via:
+            options += ["-o", f"ProxyCommand={self._proxy_command(target, deadline)}"]
+        self._run([*options, *_ALIVE, *_PLAIN, target.host, "true"], target, deadline, may_ask=self.is_interactive)
+        return _Master(("-S", os.fspath(path)), is_ours=True)
+
+    def _proxy_command(self, target: Target, deadline: float) -> str:
+        login = self._master(Target(target.via), deadline)
+        words = [*self.command, *_QUIET, "-o", "BatchMode=yes", "-o", "ClearAllForwardings=yes", *login.options]
+        return f"{shlex.join(words).replace('%', '%%')} -W [%h]:%p {shlex.quote(target.via)}"
+
+    def _our_path(self, target: Target) -> Path:
+        name = hashlib.sha256(f"{target.via} {target.host} {self.command!r}".encode()).hexdigest()[:16]
+        return private_dir(self.folder) / f"m{name}"
+
+    @contextlib.contextmanager
+    def _alone(self, target: Target, deadline: float) -> Iterator[None]:
+        descriptor = os.open(f"{self._our_path(target)}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            while True:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except OSError:
+                    if time.monotonic() > deadline:
+                        raise TunnelError(f"Another program has been logging in to {target.host} all the time.") from None
+                    time.sleep(0.02)
+            yield
+        finally:
+            os.close(descriptor)
+
+    # -- the program
+
+    def _run(
+        self, words: Sequence[str], target: Target, deadline: float, *, may_ask: bool = False, is_said: bool = False
+    ) -> str:
+        """Run ssh to its end and return what it printed (``is_said``: as an error); raises TunnelError as explain()."""
+        argv = [*self.command, *_QUIET, *words]
+        left = max(0.1, deadline - time.monotonic())
+        # To files: a master that stays in the background would hold pipes open.
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            try:
+                code = subprocess.run(
+                    argv,
+                    stdin=None if may_ask else subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=err,
+                    timeout=left,
+                    check=False,
+                    env=_environment(),
+                    start_new_session=not may_ask,
+                ).returncode
+            except subprocess.TimeoutExpired:
+                raise TunnelError(f"ssh to {target.host} has not done it within {left:.0f} s.") from None
+            except OSError as exc:
+                raise TunnelError(f"{argv[0]} can't be run ({exc.strerror}).") from exc
+            out.seek(0)
+            err.seek(0)
+            printed, said = out.read().decode("utf-8", "replace"), err.read().decode("utf-8", "replace")
+        if code != 0:
+            raise explain(target.host, code, said)
+        return said if is_said else printed
+
+    def _later(self, argv: Sequence[str]) -> None:
+        """Run what nobody waits for."""
+        process = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=_environment(),
+            start_new_session=True,
+        )
+        threading.Thread(target=process.wait, daemon=True, name="kale-ssh").start()
+
+
+class Joined(NamedTuple):
+    """A program whose stdin and stdout are the other end of ``sock``; what it says of errors is in ``said``."""
+
+    process: subprocess.Popen[bytes]
+    sock: socket.socket
+    said: IO[bytes]
+
+
+def run_joined(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> Joined:
+    """Start a program; raises TunnelError if it can't be started."""
+    ours, theirs = socket.socketpair()
+    said = tempfile.TemporaryFile()  # noqa: SIM115 - closed by whoever reads it
+    end = theirs.fileno()
+    try:
+        process = subprocess.Popen(
+            argv, stdin=end, stdout=end, stderr=said, env=environ or _environment(), start_new_session=True
+        )
+    except OSError as exc:
+        ours.close()
+        said.close()
+        raise TunnelError(f"{argv[0]} can't be run ({exc.strerror}).") from exc
+    finally:
+        theirs.close()
+    return Joined(process, ours, said)
+
+
+def explain(host: str, code: int, said: str) -> TunnelError:
+    """Return the error for what ssh said; the words are OpenSSH's, which are not translated."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    last = lines[-1] if lines else f"it ended with code {code} and no word"
+    if "REMOTE HOST IDENTIFICATION HAS CHANGED" in said or "host key has changed" in said.lower():
+        return HostKeyError(
+            f"The host key of {host} is not the one that is known, so ssh refuses it: somebody may be listening. "
+            f"Ask its administrators. If it was changed for good: ssh-keygen -R {host}, then ssh {host} in a terminal."
+        )
+    if "Host key verification failed" in said or "host key is known" in said:
+        return HostKeyError(
+            f"The host key of {host} is not known yet. Log in once in a terminal (ssh {host}) and compare the fingerprint."
+        )
+    if "Permission denied" in said or "Too many authentication failures" in said:
+        return AuthenticationError(
+            f"ssh to {host} needs a password or another answer, and can't ask here ({last}). "
+            f"Log in in a terminal, which keeps the connection for us: jupyter kale doctor --host {host}"
+        )
+    return TunnelError(f"ssh to {host}: {last}".rstrip(".") + ".")
+
+
+def _environment() -> dict[str, str]:
+    """Return the environment without what would open a window to ask."""
+    return {name: value for name, value in os.environ.items() if name not in {"DISPLAY", "SSH_ASKPASS", "SSH_ASKPASS_REQUIRE"}}

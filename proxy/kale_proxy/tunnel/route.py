@@ -1,0 +1,78 @@
+"""Where a step's socket is, and what is known of the way. Pure data."""
+
+from __future__ import annotations
+
+import re
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kale_proxy.wire import SOCKET_NAME
+
+if TYPE_CHECKING:
+    import os
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Route:
+    """A Unix socket on some host.
+
+    Attributes
+    ----------
+    socket : str
+        Its path there.
+    login : str
+        Name by which ssh reaches the cluster from here (a Host of ``~/.ssh/config``); empty when this machine is of it.
+    node : str
+        Name of the machine by which its cluster knows it; empty for the login host itself.
+    job_id : str
+        Slurm's number of the job that runs there, by which ``srun`` can get in; empty if there is none.
+    """
+
+    socket: str
+    login: str = ""
+    node: str = ""
+    job_id: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse names that ssh or srun would take for an option, or a shell for more than a name."""
+        for name in (self.login, self.node, self.job_id):
+            if name and not _NAME.fullmatch(name):
+                raise ValueError(f"{name!r} is no name of a host or job.")
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the socket is on this very machine."""
+        return not self.login and self.node in {"", socket.gethostname()}
+
+    @property
+    def host(self) -> str:
+        """The machine, for a sentence."""
+        return self.node or self.login or "this machine"
+
+    @property
+    def kind(self) -> str:
+        """Routes of one kind go the same way: names of nodes that differ by their numbers alone."""
+        return f"{self.login}/{re.sub('[0-9]+', '#', self.node)}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reach:
+    """What a visitor needs to get to a step: the way to its agent, and the key of its kernel.
+
+    ``folder`` is the step's live folder on its own host.
+    """
+
+    folder: Path
+    route: Route
+    key: str
+
+    @classmethod
+    def of(cls, folder: str | os.PathLike[str], key: str, *, login: str = "", node: str = "", job_id: str = "") -> Reach:
+        """Return the reach of the step whose live folder is ``folder`` on the host that the names say."""
+        path = Path(folder)
+        return cls(folder=path, route=Route(socket=str(path / SOCKET_NAME), login=login, node=node, job_id=job_id), key=key)
+
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@:+-]{0,252}")
