@@ -19,24 +19,33 @@ if TYPE_CHECKING:
 
 
 class Connection:
-    """One connection to the manager: a socket, and the lines read from it. Not for two threads at once."""
+    """One connection to the manager: a socket, and the lines read from it. Not for two threads at once.
 
-    def __init__(self, address: Path, timeout: float) -> None:
-        """Connect and read the greeting.
+    Parameters
+    ----------
+    address : Path
+        The manager's socket, for messages also where ``stream`` is given.
+    timeout : float
+        Longest wait for the connection and the greeting, in seconds.
+    stream : socket.socket, optional
+        Connected already, by way of another host.
 
-        Raises
-        ------
-        ManagerUnavailable
-            Nobody listens there, or does not answer in time.
-        ProtocolVersionError
-            The manager is of another version.
-        """
+    Raises
+    ------
+    ManagerUnavailable
+        Nobody listens there, or does not answer in time.
+    ProtocolVersionError
+        The manager is of another version.
+    """
+
+    def __init__(self, address: Path, timeout: float, stream: socket.socket | None = None) -> None:
         self._buffer = bytearray()
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        self._socket = stream or socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         self._number = 0
         try:
             self._socket.settimeout(timeout)
-            self._socket.connect(os.fspath(address))
+            if stream is None:
+                self._socket.connect(os.fspath(address))
             self.hello = protocol.read_hello(self.read(timeout), version=__version__)
         except OSError as exc:
             self.close()
@@ -97,6 +106,10 @@ def open_connection(settings: Settings, *, start: bool, timeout: float) -> Conne
     ManagerUnavailable, ProtocolVersionError
         As :meth:`Client.connect`.
     """
+    if settings.host:
+        from kale_magic._remote import open_remote  # most managers are here
+
+        return open_remote(settings, start=start, timeout=timeout)
     with contextlib.suppress(ManagerUnavailable, EOFError):
         return Connection(settings.socket, timeout)
     from kale_magic._start import explain_absence, start_manager  # most commands find a manager

@@ -12,11 +12,12 @@ import os
 import sys
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 from kale_magic import config, protocol
 from kale_magic._connection import Connection, open_connection
-from kale_magic.errors import ManagerError, ManagerUnavailable
+from kale_magic.errors import ManagerError, ManagerUnavailable, UsageError
 from kale_magic.model.events import Event
 
 if TYPE_CHECKING:
@@ -46,8 +47,17 @@ class Client:
         self._local = threading.local()
 
     @classmethod
-    def connect(cls, *, start: bool = True, timeout: float = 30.0) -> Self:
+    def connect(cls, *, host: str = "", start: bool = True, timeout: float = 30.0) -> Self:
         """Return a client that has reached its manager.
+
+        Parameters
+        ----------
+        host : str
+            A Host of the user's ssh whose manager is meant; empty: this machine's.
+        start : bool
+            Whether to start a manager when none runs.
+        timeout : float
+            Longest wait for one answer, in seconds.
 
         Raises
         ------
@@ -56,9 +66,21 @@ class Client:
         ProtocolVersionError
             The running one is of another version.
         """
-        client = cls(config.load(), start=start, timeout=timeout)
+        client = cls(replace(config.load(), host=host), start=start, timeout=timeout)
         client._connection()
         return client
+
+    @property
+    def host(self) -> str:
+        """The login host whose manager this is; empty for this machine's."""
+        return self._settings.host
+
+    @property
+    def _far(self) -> dict[str, Any]:
+        return {"reach": True} if self.host else {}
+
+    def _with_login(self, found: dict[str, Any]) -> dict[str, Any]:
+        return found | {"login": self.host} if self.host else found
 
     def close(self) -> None:
         """Close this thread's connection; the next call opens another."""
@@ -118,6 +140,11 @@ class Client:
         SubmitError
             A step asks for more than the executor has, or the run's folder can't be written.
         """
+        if self.host:
+            raise UsageError(
+                f"Nothing can be submitted to {self.host} from here in this version: the files would have to be brought there.",
+                f"Log in there and submit; then look from here, with --host {self.host}.",
+            )
         if environ is None:
             from kale_magic.model.environment import clean_environment
 
@@ -148,14 +175,15 @@ class Client:
 
     def where(self, run: str | None, step: str, point: int | None = None) -> dict[str, Any]:
         """Return a step's state, reason, folder, and its live folder if it has a kernel; raises UnknownStepError."""
-        return self._ask_object(protocol.WHERE, {"run": run, "step": step, "point": point})
+        return self._with_login(self._ask_object(protocol.WHERE, {"run": run, "step": step, "point": point, **self._far}))
 
     def find(
         self, step: str, workflow: str | None = None, folder: str | Path | None = None, *, is_below: bool = False
     ) -> list[dict[str, Any]]:
         """Return where a step is (as :meth:`where`) in each live run that has it and in the newest ended one, newest first."""
         fields = {"step": step, "workflow": workflow, "folder": None if folder is None else os.path.abspath(folder)}
-        return self._ask_list(protocol.FIND, {**fields, "below": is_below})
+        found = self._ask_list(protocol.FIND, {**fields, "below": is_below, **self._far})
+        return [self._with_login(item) for item in found]
 
     def cancel(self, run: str, step: str | None = None, point: int | None = None) -> list[str]:
         """Cancel a run, a step or a point, whatever it does; returns the names of what was not yet over."""

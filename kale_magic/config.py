@@ -7,7 +7,7 @@ then environment variables. Used by the manager and by the client that starts it
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from kale_magic.errors import ConfigError
@@ -19,12 +19,21 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class HostSettings:
+    """What is to be known of a login host: a Python there that has Kale, and its KALE_HOME; empty: as a login finds it."""
+
+    python: str = ""
+    home: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
     """What can be set.
 
     ``idle_stop_s`` is how long a manager without live runs and clients stays; ``keep_events`` how many events
     can be replayed; ``cpus``, ``memory_bytes`` and ``gpus`` limit what the local executor gives out (None: all
-    that the machine lets us use).
+    that the machine lets us use). ``host`` is the login host whose manager is meant, empty for this machine's;
+    ``hosts`` what is known of such hosts, by name.
     """
 
     state_dir: Path
@@ -34,6 +43,8 @@ class Settings:
     cpus: int | None = None
     memory_bytes: int | None = None
     gpus: int | None = None
+    host: str = ""
+    hosts: Mapping[str, HostSettings] = field(default_factory=dict)
 
     @property
     def database(self) -> Path:
@@ -97,12 +108,24 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
             raw, source = environ[variable], variable
         if raw is not None:
             values[name] = _value(raw, kind, source)
+    values["hosts"] = _hosts(table.pop("hosts", {}), path)
     for section, rest in table.items():
         known = sorted(key for part, key, *_ in _KEYS if part == section)
         for key in rest if isinstance(rest, dict) else [section]:
-            known_text = f"Known in [{section}]: {', '.join(known)}." if known else "Known sections: manager, local."
+            known_text = f"Known in [{section}]: {', '.join(known)}." if known else "Known sections: manager, local, hosts.NAME."
             raise ConfigError(f"{path}: {section}.{key} is no setting.", known_text)
     return replace(settings, **values)
+
+
+def _hosts(table: dict[str, Any], path: Path) -> dict[str, HostSettings]:
+    """Read ``[hosts.NAME]``."""
+    found = {}
+    for name, words in table.items():
+        try:
+            found[name] = HostSettings(**{key: str(value) for key, value in words.items()})
+        except (TypeError, AttributeError) as exc:
+            raise ConfigError(f"{path}: hosts.{name} has what is no setting.", "Known in [hosts.NAME]: python, home.") from exc
+    return found
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -51,11 +51,14 @@ class Kale:
         self.client.close()
 
 
-def connect(*, start: bool = True) -> Kale:
+def connect(*, host: str = "", start: bool = True) -> Kale:
     """Return a connection to the manager of this user.
 
     Parameters
     ----------
+    host : str
+        A Host of your ssh configuration whose manager is meant; empty: this machine's. Its runs can be looked at and
+        their running steps visited; nothing can be submitted there in this version.
     start : bool
         Whether to start a manager when none runs.
 
@@ -66,4 +69,4 @@ def connect(*, start: bool = True) -> Kale:
     """
     from kale_magic.client import Client
 
-    return Kale(Client.connect(start=start))
+    return Kale(Client.connect(host=host, start=start))

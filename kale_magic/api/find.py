@@ -19,12 +19,18 @@ from kale_magic.model.states import StepState
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from kale_proxy.tunnel.route import Reach
+
 _LOOKED_AT = 50  # runs that a bare name is looked for in
 _SHOWN = 8
 
 
 class Asks(Protocol):
     """The part of :class:`kale_magic.client.Client` that is used here."""
+
+    @property
+    def host(self) -> str:
+        """The login host whose manager this is; empty for this machine's."""
 
     def status(self, run: str | None = None) -> dict[str, Any]:
         """Return a run's status."""
@@ -46,7 +52,8 @@ class Asks(Protocol):
 class Target:
     """One step (or one point of a sweep) of one run; the rest is how it was when it was looked up.
 
-    ``live`` is the folder of its kernel while there is one; ``folder`` is where it keeps its files.
+    ``live`` is the folder of its kernel while there is one; ``folder`` is where it keeps its files. Both are on
+    the step's host, which is another one if there is a ``reach``.
     """
 
     run: str
@@ -57,6 +64,24 @@ class Target:
     folder: Path
     live: Path | None
     kind: str
+    reach: Reach | None = None
+
+    @property
+    def kernel(self) -> Path | Reach | None:
+        """What a visitor connects to, if its kernel is ready."""
+        if self.reach is not None:
+            return self.reach if self.reach.key else None
+        return self.live if self.live is not None and (self.live / "kernel.json").exists() else None
+
+    @property
+    def files(self) -> Path:
+        """Its folder, to read from; raises UsageError if that is on another host."""
+        if self.reach is not None:
+            raise UsageError(
+                f"The files of {self} are on {self.reach.route.host}, and can't be read from here in this version.",
+                "Look at its variables: %%kale_attach with --host.",
+            )
+        return self.folder
 
     @property
     def label(self) -> str:
@@ -233,7 +258,18 @@ def _target(found: Mapping[str, Any]) -> Target:
         folder=Path(str(found["folder"])),
         live=Path(str(live)) if live else None,
         kind=str(found.get("kind") or "python"),
+        reach=_reach(found),
     )
+
+
+def _reach(found: Mapping[str, Any]) -> Reach | None:
+    """Return the way to a step that the manager of another host knows; None if files here are its files."""
+    if not found.get("login"):
+        return None
+    from kale_proxy.tunnel.route import Reach
+
+    words = {name: str(found.get(name) or "") for name in ("login", "node", "job_id")}
+    return Reach.of(str(found.get("live") or ""), str(found.get("key") or ""), python=str(found.get("python") or "python3"), **words)
 
 
 def _newest_with(client: Asks, step: str, scope: Scope, *, is_acting: bool) -> Target:

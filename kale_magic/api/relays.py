@@ -32,10 +32,10 @@ class _Relay:
     owner: int
 
 
-_running: dict[tuple[str, str], _Relay] = {}
+_running: dict[tuple[str, str, str], _Relay] = {}
 
 
-def connection_file(step: str, mode: str) -> Path:
+def connection_file(step: str, mode: str, host: str = "") -> Path:
     """Return the connection file of a relay to ``RUN/STEP``; one is started unless this process has one.
 
     Parameters
@@ -44,22 +44,24 @@ def connection_file(step: str, mode: str) -> Path:
         The step's full name.
     mode : str
         ``visit``, ``write`` or ``main``.
+    host : str
+        The login host whose manager knows the step; empty: this machine's.
 
     Raises
     ------
     JobError
         The relay did not start; the message is what it said.
     """
-    found = _running.get((step, mode))
+    found = _running.get((step, mode, host))
     if found is not None and found.owner == os.getpid() and found.process.poll() is None:
         return found.file
     if found is not None:
         shutil.rmtree(found.file.parent, ignore_errors=True)
-    relay = _running[step, mode] = _start(step, mode)
+    relay = _running[step, mode, host] = _start(step, mode, host)
     return relay.file
 
 
-def _start(step: str, mode: str) -> _Relay:
+def _start(step: str, mode: str, host: str) -> _Relay:
     home = private_dir(socket_dir() / "c")
     _sweep(home)
     folder = private_dir(home / f"{os.getpid()}-{os.urandom(3).hex()}")
@@ -68,7 +70,7 @@ def _start(step: str, mode: str) -> _Relay:
     keys = {"transport": "ipc", "ip": str(folder / "k"), "key": os.urandom(32).hex(), "signature_scheme": "hmac-sha256"}
     with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
         json.dump(info | keys | {"kernel_name": ""}, stream)
-    option = [] if mode == "visit" else [f"--{mode}"]
+    option = [*([] if mode == "visit" else [f"--{mode}"]), *(["--host", host] if host else [])]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "kale_magic.kernels", "attach", step, "-f", str(file), *option],

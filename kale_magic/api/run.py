@@ -148,7 +148,7 @@ class Step:
     @property
     def outputs(self) -> list[str]:
         """Names of the values it has left."""
-        return list(files.saved(one_job(self._client, self.target()).folder))
+        return list(files.saved(one_job(self._client, self.target()).files))
 
     def logs(self, *, is_stderr: bool = False, tail: int | None = None) -> str:
         """Return what the step printed, so far or in all.
@@ -161,15 +161,15 @@ class Step:
             Only so many lines from the end.
         """
         target = one_job(self._client, self.target())
-        return files.log(target.folder, "stderr.log" if is_stderr else "stdout.log", tail)
+        return files.log(target.files, "stderr.log" if is_stderr else "stdout.log", tail)
 
     def script(self) -> str:
         """Return the job script."""
-        return files.log(one_job(self._client, self.target()).folder, "job.sh", None)
+        return files.log(one_job(self._client, self.target()).files, "job.sh", None)
 
     def resources(self) -> list[dict[str, Any]]:
         """Return the samples of what the step used, oldest first."""
-        return files.samples(one_job(self._client, self.target()).folder)
+        return files.samples(one_job(self._client, self.target()).files)
 
     def pull(self, *names: str) -> Any:
         """Return values of the step: of a running one from its kernel, of a finished one from its outputs.
@@ -237,7 +237,7 @@ class Step:
         if mode not in {"visit", "write", "main"}:
             raise UsageError(f"There is no mode {mode!r}.", "There are: visit, write, main.")
         target = self._visits.wait_for_kernel(one_job(self._client, self.target()), timeout)
-        return connection_file(str(target), mode)
+        return connection_file(str(target), mode, self._client.host)
 
     def stop(self) -> None:
         """Interrupt the step's code; its kernel stays for a look."""

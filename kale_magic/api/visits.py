@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
+    from kale_proxy.tunnel.route import Reach
     from kale_proxy.visitor import OnInput, OnMessage, Visitor
 
 _POLL_S = 0.1
@@ -54,10 +55,16 @@ class Execution:
 
 
 class Visits:
-    """The open visitors of this process, by step; ``client`` is asked where steps are."""
+    """The open visitors of this process, by step.
+
+    Attributes
+    ----------
+    client : Client
+        Asked where steps are.
+    """
 
     def __init__(self, client: Asks) -> None:
-        self._client = client
+        self.client = client
         self._visitors: dict[tuple[str, str], Visitor] = {}
         self._names_seen: dict[str, set[str]] = {}  # by live folder
 
@@ -91,7 +98,7 @@ class Visits:
         said: tuple[str, str] | None = None
         while True:
             refuse_without_kernel(target)
-            if target.live is not None and (target.live / "kernel.json").exists():
+            if target.kernel is not None:
                 return target
             if on_wait is not None and said != (target.state, target.reason):
                 said = (target.state, target.reason)
@@ -100,7 +107,7 @@ class Visits:
                 why = f" ({target.reason})" if target.reason else ""
                 raise TimeoutError(f"{target} is still {target.state} after {timeout:g} s{why}.")
             time.sleep(_POLL_S)
-            target = where_in(self._client, target.run, target.step, target.point)
+            target = where_in(self.client, target.run, target.step, target.point)
 
     def wait_for_names(
         self, target: Target, names: Iterable[str], timeout: float, on_wait: Callable[[str], None] | None = None
@@ -178,7 +185,7 @@ class Visits:
         key = (str(live), mode)
         for is_fresh in (key not in self._visitors, True):
             try:
-                visitor = self._visitor(live, mode, on_note)
+                visitor = self._visitor(target.kernel or live, key, on_note)
                 return visitor.execute(
                     code,
                     on_message=on_message,
@@ -189,7 +196,7 @@ class Visits:
                 )
             except AgentGone as exc:
                 self._drop(key)
-                now = where_in(self._client, target.run, target.step, target.point)
+                now = where_in(self.client, target.run, target.step, target.point)
                 if is_fresh or now.live != live:
                     refuse_without_kernel(now)
                     raise JobError(f"{now} {now.doing} and can't be visited: {exc}") from exc
@@ -238,13 +245,14 @@ class Visits:
         if target.live is None:
             if not target.is_final:
                 raise UsageError(f"{target} {target.doing}: it has no variables yet.")
-            return [{"name": name, **info} for name, info in files.saved(target.folder).items()]
+            return [{"name": name, **info} for name, info in files.saved(target.files).items()]
         step = "getattr(globals(), 'base', globals()).copy()"  # without what this visitor has assigned
         text = self._ask(target, f"print(__import__('kale_proxy.look', fromlist=['_']).describe_json({step}))")
         found: list[dict[str, Any]] = json.loads(text)
         return found
 
     def _pull_live(self, target: Target, names: Sequence[str]) -> list[Any]:
+        _ = target.files  # values come by files
         folder = live_folder(target) / f"pull-{uuid.uuid4().hex[:12]}"
         arguments = f"globals(), {list(names)!r}, {str(folder)!r}"
         try:
@@ -271,16 +279,16 @@ class Visits:
             raise UsageError(f"{target.label}: {_error_of(reply)}")
         return "".join(printed)
 
-    def _visitor(self, live: Path, mode: str, on_note: Callable[[str], None] | None) -> Visitor:
-        key = (str(live), mode)
+    def _visitor(self, where: Path | Reach, key: tuple[str, str], on_note: Callable[[str], None] | None) -> Visitor:
         visitor = self._visitors.get(key)
         if visitor is None:
             from kale_proxy.visitor import Visitor
 
-            for old in [old for old in self._visitors if not os.path.isdir(old[0])]:  # their steps are over
+            gone = [old for old, visitor in self._visitors.items() if not visitor.way and not os.path.isdir(old[0])]
+            for old in gone:  # their steps are over
                 self._names_seen.pop(old[0], None)
                 self._drop(old)
-            visitor = self._visitors[key] = Visitor.connect(live, mode=mode, timeout=_CONNECT_S)
+            visitor = self._visitors[key] = Visitor.connect(where, mode=key[1], timeout=_CONNECT_S)
             if visitor.note and on_note is not None:
                 on_note(visitor.note)
         return visitor
@@ -307,13 +315,13 @@ def refuse_without_kernel(target: Target) -> None:
     if target.is_final and target.state in _OVER:
         raise UsageError(f"{target} {target.doing}: its kernel is gone.", f"See what it printed: %kale_logs {target}")
     if target.is_final:
-        names = list(files.saved(target.folder))
+        names = list(files.saved(target.folder)) if target.reach is None else []
         look = f"%kale_pull {target} {' '.join(names)}" if names else f"%kale_logs {target}"
         raise UsageError(f"{target} {target.doing}: its kernel is gone.", f"Look at what it left: {look}")
 
 
 def _is_sweep(target: Target) -> bool:
-    return target.point is None and not (target.folder / "outputs").exists() and (target.folder / "0").is_dir()
+    return target.point is None and not (target.files / "outputs").exists() and (target.files / "0").is_dir()
 
 
 def _output_folders(target: Target) -> list[Path]:
@@ -322,9 +330,9 @@ def _output_folders(target: Target) -> list[Path]:
     if target.state in _OVER:
         raise UsageError(f"{target} {target.doing}: it has left no values.", f"See what it printed: %kale_logs {target}")
     if not _is_sweep(target):
-        return [target.folder / "outputs"]
-    numbers = sorted(int(folder.name) for folder in target.folder.iterdir() if folder.name.isdigit())
-    return [target.folder / str(number) / "outputs" for number in numbers]
+        return [target.files / "outputs"]
+    numbers = sorted(int(folder.name) for folder in target.files.iterdir() if folder.name.isdigit())
+    return [target.files / str(number) / "outputs" for number in numbers]
 
 
 def _error_of(reply: dict[str, Any]) -> str:

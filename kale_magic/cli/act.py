@@ -21,12 +21,12 @@ def cancel(arguments: argparse.Namespace, console: Console) -> int:
     """End a run or a step, whatever it does."""
     from kale_magic.api.find import find_run, find_step
 
-    with Client.connect() as client:
+    with Client.connect(host=arguments.host) as client:
         if is_run(client, arguments.what):
-            label = find_run(client, arguments.what, here())
+            label = find_run(client, arguments.what, here(client))
             found = client.cancel(label)
         else:
-            target = find_step(client, arguments.what, here(), is_acting=True)
+            target = find_step(client, arguments.what, here(client), is_acting=True)
             label = f"{target.run}/{target.label}"
             found = client.cancel(target.run, target.step, target.point)
     if console.is_json:
@@ -40,8 +40,8 @@ def stop(arguments: argparse.Namespace, console: Console) -> int:
     """Interrupt a step's code; its kernel stays for a look."""
     from kale_magic.api.find import find_step, one_job
 
-    with Client.connect() as client:
-        target = one_job(client, find_step(client, arguments.step, here(), is_acting=True))
+    with Client.connect(host=arguments.host) as client:
+        target = one_job(client, find_step(client, arguments.step, here(client), is_acting=True))
         client.stop(target.run, target.step, target.point)
     console.say(
         f"{target.run}/{target.label}: its code is being interrupted; look inside with: jupyter kale attach {target.run}/{target.label}"
@@ -61,8 +61,8 @@ def attach(arguments: argparse.Namespace, console: Console) -> int:
 
     code = sys.stdin.read() if arguments.code == "-" else arguments.code
     deadline = time.monotonic() + arguments.timeout
-    with Client.connect() as client, contextlib.closing(Visits(client)) as visits:
-        target = one_job(client, find_step(client, arguments.step, here(), is_acting=True))
+    with Client.connect(host=arguments.host) as client, contextlib.closing(Visits(client)) as visits:
+        target = one_job(client, find_step(client, arguments.step, here(client), is_acting=True))
         target = visits.wait_for_kernel(target, arguments.timeout, tell)
         if arguments.console:
             from kale_magic.cli.kernels import open_console

@@ -117,13 +117,19 @@ def _add_workflow_commands(commands: Any) -> None:
     check.add_argument("file", metavar="NOTEBOOK|YAML")
 
 
+def _add_host(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--host", metavar="H", default="", help="the manager there is meant: a Host of your ssh configuration")
+
+
 def _add_look_commands(commands: Any) -> None:
     status = _add(commands, "status", "look:status", "show a run: its steps and their states", json=True)
+    _add_host(status)
     status.add_argument("run", metavar="RUN", nargs="?", help="default: the newest in or below this folder")
     runs = _add(commands, "runs", "look:runs", "list the runs in or below this folder, newest first", json=True)
+    _add_host(runs)
     runs.add_argument("--all", action="store_true", help="the runs of all folders")
     runs.add_argument("--limit", metavar="N", type=count, default=50, help="at most so many (default 50)")
-    _add(commands, "queue", "look:queue", "show what runs and what waits, and why", json=True)
+    _add_host(_add(commands, "queue", "look:queue", "show what runs and what waits, and why", json=True))
     logs = _add(commands, "logs", "look:logs", "print what a step printed", more=_STEP)
     logs.add_argument("step", metavar="STEP")
     kind = logs.add_mutually_exclusive_group()
@@ -139,14 +145,17 @@ def _add_look_commands(commands: Any) -> None:
         json=True,
         more="Exit code 1 if it did not end well.",
     )
+    _add_host(wait)
     wait.add_argument("what", metavar="RUN|STEP", nargs="?", help="default: the newest run in or below this folder")
     wait.add_argument("--timeout", metavar="S", type=seconds, help="longest wait (exit code 4)")
 
 
 def _add_act_commands(commands: Any) -> None:
     cancel = _add(commands, "cancel", "act:cancel", "end a run or a step", json=True, more=_STEP)
+    _add_host(cancel)
     cancel.add_argument("what", metavar="STEP|RUN")
     stop = _add(commands, "stop", "act:stop", "interrupt a step's code; its kernel stays for a look", more=_STEP)
+    _add_host(stop)
     stop.add_argument("step", metavar="STEP")
     attach = _add(
         commands,
@@ -155,6 +164,7 @@ def _add_act_commands(commands: Any) -> None:
         "work in a running step's kernel",
         more=f"It can't disturb the step. {_STEP}",
     )
+    _add_host(attach)
     attach.add_argument("step", metavar="STEP")
     how = attach.add_mutually_exclusive_group(required=True)
     how.add_argument("--console", action="store_true", help="open Jupyter's console on it")
@@ -174,6 +184,7 @@ def _add_kernels_commands(commands: Any) -> None:
     parts = kernels.add_subparsers(dest="part", metavar="COMMAND", title="commands", required=True)
     listed = _add(parts, "list", "kernels:list_", "list them: name and folder", json=True)
     install = _add(parts, "install", "kernels:install", "make the kernel of a step", json=True, more=_STEP)
+    _add_host(install)
     install.add_argument("step", metavar="STEP")
     kind = install.add_mutually_exclusive_group()
     kind.add_argument("--write", action="store_true", help="names that a cell assigns become the step's")
@@ -199,7 +210,7 @@ def _add_care_commands(commands: Any) -> None:
     _add(parts, "status", "care:manager_status", "say whether it runs, and where", json=True)
     logs = _add(parts, "logs", "care:manager_logs", "print what it wrote to its log")
     logs.add_argument("--tail", metavar="N", type=count, help="the last N lines only")
-    _add(commands, "doctor", "doctor:doctor", "check every part and say what to mend", json=True)
+    _add_host(_add(commands, "doctor", "doctor:doctor", "check every part and say what to mend", json=True))
     gc = _add(commands, "gc", "gc:collect", "remove the folders of old runs in or below this folder", json=True)
     gc.add_argument(
         "--older-than",

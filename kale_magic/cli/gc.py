@@ -28,7 +28,7 @@ _SHOWN = 20
 def collect(arguments: argparse.Namespace, console: Console) -> int:
     """Find them, ask, remove them."""
     with Client.connect() as client:
-        known = here().runs(client)
+        known = here(client).runs(client)
     old = [run for run in known if is_old(run, arguments.older_than, now())]
     sizes = {str(run["run"]): folder_bytes(Path(run["folder"])) for run in old}
     if old and not arguments.yes:

@@ -40,8 +40,8 @@ def install(arguments: argparse.Namespace, console: Console) -> int:
     from kale_magic.api.visits import refuse_without_kernel
 
     mode = "main" if arguments.main else "write" if arguments.write else "visit"
-    with Client.connect() as client:
-        target = one_job(client, find_step(client, arguments.step, here(), is_acting=True))
+    with Client.connect(host=arguments.host) as client:
+        target = one_job(client, find_step(client, arguments.step, here(client), is_acting=True))
         refuse_without_kernel(target)
         spec = specs.install(client, target, mode=mode, prefix=_prefix(arguments))
     if console.is_json:

@@ -27,8 +27,8 @@ def status(arguments: argparse.Namespace, console: Console) -> int:
     """Show a run; exits 0 whatever its state."""
     from kale_magic.api.find import find_run
 
-    with Client.connect() as client:
-        found = client.status(find_run(client, arguments.run, here()))
+    with Client.connect(host=arguments.host) as client:
+        found = client.status(find_run(client, arguments.run, here(client)))
     if console.is_json:
         console.data(run_object(found))
     else:
@@ -40,8 +40,8 @@ def runs(arguments: argparse.Namespace, console: Console) -> int:
     """List runs, newest first."""
     from kale_magic.render.text import runs_table
 
-    with Client.connect() as client:
-        found = client.runs(None, arguments.limit) if arguments.all else here().runs(client, arguments.limit)
+    with Client.connect(host=arguments.host) as client:
+        found = client.runs(None, arguments.limit) if arguments.all else here(client).runs(client, arguments.limit)
     if console.is_json:
         console.data(found)
     else:
@@ -49,11 +49,11 @@ def runs(arguments: argparse.Namespace, console: Console) -> int:
     return Exit.OK
 
 
-def queue(_: argparse.Namespace, console: Console) -> int:
+def queue(arguments: argparse.Namespace, console: Console) -> int:
     """Show the local executor's queue."""
     from kale_magic.render.text import queue_table
 
-    with Client.connect() as client:
+    with Client.connect(host=arguments.host) as client:
         found = client.queue()
     if console.is_json:
         console.data(found)
@@ -68,9 +68,9 @@ def wait(arguments: argparse.Namespace, console: Console) -> int:
     from kale_magic.cli.follow import Progress, follow_run, wait_for_step
     from kale_magic.render.view import told
 
-    with Client.connect() as client:
+    with Client.connect(host=arguments.host) as client:
         if is_run(client, arguments.what):
-            run = find_run(client, arguments.what, here())
+            run = find_run(client, arguments.what, here(client))
             first = client.status(run)
             found = follow_run(
                 client, run, first["seq"], Progress(console, is_quiet=console.is_json), arguments.timeout
@@ -80,7 +80,7 @@ def wait(arguments: argparse.Namespace, console: Console) -> int:
             else:
                 show_run(found, console)
             return Exit.OK if found["state"] == "completed" else Exit.FAILED
-        target = wait_for_step(client, find_step(client, arguments.what, here()), arguments.timeout)
+        target = wait_for_step(client, find_step(client, arguments.what, here(client)), arguments.timeout)
         step = client.status(target.run)["steps"][target.step]
     if console.is_json:
         console.data(step_object(step if target.point is None else step["points"][str(target.point)]))
@@ -95,7 +95,7 @@ def logs(arguments: argparse.Namespace, console: Console) -> int:
 
     name = "job.sh" if arguments.script else "stderr.log" if arguments.stderr else "stdout.log"
     with Client.connect() as client:
-        target = find_step(client, arguments.step, here())
+        target = find_step(client, arguments.step, here(client))
         jobs = _jobs(client, target)
         if arguments.follow and len(jobs) == 1:
             return _follow_log(client, jobs[0], name, arguments.tail)
@@ -125,7 +125,7 @@ def _is_step_here(client: Client, text: str) -> bool:
     from kale_magic.errors import KaleError
 
     try:
-        find_step(client, text, here())
+        find_step(client, text, here(client))
     except KaleError:
         return False
     return True
@@ -156,8 +156,8 @@ def _jobs(client: Client, target: Target) -> list[Target]:
 def _print_log(job: Target, name: str, tail: int | None, console: Console) -> None:
     from kale_magic.api import files
 
-    if (job.folder / name).exists():
-        text = files.log(job.folder, name, tail)
+    if (job.files / name).exists():
+        text = files.log(job.files, name, tail)
         write(sys.stdout, text if text.endswith("\n") or not text else text + "\n")
     else:
         what = (
@@ -173,11 +173,11 @@ def _follow_log(client: Client, job: Target, name: str, tail: int | None) -> int
     from kale_magic.api.find import where_in
     from kale_magic.cli.follow import STEP_ENDED
 
-    path = job.folder / name
+    path = job.files / name
     at = 0
     if tail is not None and path.exists():
         at = path.stat().st_size
-        write(sys.stdout, files.log(job.folder, name, tail))
+        write(sys.stdout, files.log(job.files, name, tail))
     while True:
         state = where_in(client, job.run, job.step, job.point).state  # before reading, so that nothing is missed
         at = _print_from(path, at)

@@ -36,6 +36,6 @@ class Below(Scope):
         return f"a workflow in {self.folder} or below"
 
 
-def here() -> Below:
-    """Return the scope of the current folder."""
-    return Below(folder=Path.cwd())
+def here(client: Asks) -> Scope:
+    """Return the scope of the current folder; all runs where the manager, and so its folders, are on another host."""
+    return Scope() if client.host else Below(folder=Path.cwd())

@@ -114,6 +114,7 @@ _RESOURCES = (
 )
 _STEP_OPTIONS = (*_DECLARE, *_RESOURCES)
 _NAME = Positional("NAME", "the step's name: a letter, then letters, digits, _ or -")
+_HOST = Option("host", Kind.TEXT, "the step is of the manager there: a Host of your ssh configuration", "H")
 _STEP = Positional("STEP", "fit, fit[2], fit[metal=Al] or RUN/fit")
 _RUN = Positional("RUN", "a run's id; the newest if left out", is_required=False)
 
@@ -192,6 +193,7 @@ SPECS: dict[str, Spec] = {
             Option("timeout", Kind.SECONDS, "longest wait for the step to start, in seconds", "S"),
             Option("write", Kind.FLAG, "names that the cell assigns become the step's"),
             Option("main", Kind.FLAG, "queue behind the step's code instead of running beside it"),
+            _HOST,
         ),
         sign="%%",
     ),
@@ -201,6 +203,7 @@ SPECS: dict[str, Spec] = {
         (
             Option("write", Kind.FLAG, "names that a cell assigns become the step's"),
             Option("main", Kind.FLAG, "queue behind the step's code instead of running beside it"),
+            _HOST,
         ),
     ),
     "pull": Spec(

@@ -21,6 +21,7 @@ def main(argv: list[str] | None = None) -> int:
     kind = attach.add_mutually_exclusive_group()
     kind.add_argument("--write", action="store_true", help="names that a cell assigns become the step's")
     kind.add_argument("--main", action="store_true", help="queue behind the step's code")
+    attach.add_argument("--host", default="", help="login host whose manager knows the step (a Host of your ssh configuration)")
     options = parser.parse_args(argv)
     from kale_magic.errors import KaleError
     from kale_magic.kernels.seek import Seeker
@@ -32,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     owner = os.environ.get("JPY_PARENT_PID", "")  # set by whoever wants its kernels to end with it
     try:
         name = str(parse_address(options.step))
-        serve(options.file, name, Seeker(name), mode=mode, owner=int(owner) if owner.isdecimal() else None)
+        serve(options.file, name, Seeker(name, options.host), mode=mode, owner=int(owner) if owner.isdecimal() else None)
     except (KaleError, ConnectionFileError) as exc:
         sys.stderr.write(f"kale: {exc}\n")
         return 2

@@ -17,10 +17,14 @@ if TYPE_CHECKING:
 
 
 class Seeker:
-    """Finds the step named ``text``, again and again; the client lives in a thread of its own."""
+    """Finds the step named ``text``, again and again; the client lives in a thread of its own.
 
-    def __init__(self, text: str) -> None:
+    ``host`` is the login host whose manager knows the step; empty for this machine's.
+    """
+
+    def __init__(self, text: str, host: str = "") -> None:
         self._text = text
+        self._host = host
         self._client: Client | None = None
         self._target: Target | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="kale-seek")
@@ -36,19 +40,16 @@ class Seeker:
             return Place(advice=str(exc))
         except (KaleError, OSError) as exc:
             self._client = None
-            if isinstance(exc, ManagerUnavailable) and self._target is not None and self._target.live is not None:
-                return Place(where=self._target.live)  # the step goes on without a manager
+            if isinstance(exc, ManagerUnavailable) and self._target is not None and self._target.kernel is not None:
+                return Place(where=self._target.kernel)  # the step goes on without a manager
             return Place(doing=f"can't be looked up: {exc}")
 
     def _place(self) -> Place:
         if self._client is None:
-            self._client = Client.connect()
+            self._client = Client.connect(host=self._host)
         if self._target is None:
             self._target = one_job(self._client, find_step(self._client, self._text, Scope()))
         else:
             self._target = where_in(self._client, self._target.run, self._target.step, self._target.point)
         refuse_without_kernel(self._target)
-        live = self._target.live
-        if live is not None and not (live / "kernel.json").exists():
-            live = None
-        return Place(where=live, doing=self._target.doing)
+        return Place(where=self._target.kernel, doing=self._target.doing)

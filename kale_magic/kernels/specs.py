@@ -27,6 +27,10 @@ _KNOWN_RUNS = 1000
 class Lists(Protocol):
     """The part of :class:`kale_magic.client.Client` that is used here."""
 
+    @property
+    def host(self) -> str:
+        """The login host whose manager this is; empty for this machine's."""
+
     def runs(self, folder: str | Path | None = None, limit: int = 100) -> list[dict[str, Any]]:
         """Return runs, newest first."""
 
@@ -41,32 +45,37 @@ class Spec:
     run: str
     mode: str
     home: str | None
+    host: str = ""
 
     @classmethod
     def read(cls, folder: Path) -> Spec | None:
         """Return the kernelspec in a folder; None if there is none of ours."""
         try:
             kale = json.loads((folder / "kernel.json").read_bytes())["metadata"]["kale"]
-            return cls(name=folder.name, path=folder, step=kale["step"], run=kale["run"], mode=kale["mode"], home=kale["home"])
+            words = {name: kale[name] for name in ("step", "run", "mode", "home")}
+            return cls(name=folder.name, path=folder, host=kale.get("host", ""), **words)
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
     @property
     def display_name(self) -> str:
         """What a person chooses in a front end."""
-        return f"Kale: {self.step}" + ("" if self.mode == "visit" else f" ({self.mode})")
+        where = f" on {self.host}" if self.host else ""
+        return f"Kale: {self.step}{where}" + ("" if self.mode == "visit" else f" ({self.mode})")
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of ``kernel.json``."""
         option = [] if self.mode == "visit" else [f"--{self.mode}"]
+        if self.host:
+            option += ["--host", self.host]
         return {
             "argv": [sys.executable, "-m", "kale_magic.kernels", "attach", self.step, "-f", "{connection_file}", *option],
             "display_name": self.display_name,
             "language": "python",
             "interrupt_mode": "message",
-            "env": {} if self.home is None else {"KALE_HOME": self.home},
+            "env": _environment(self.home),
             "metadata": {
-                "kale": {"step": self.step, "run": self.run, "mode": self.mode, "home": self.home},
+                "kale": {"step": self.step, "run": self.run, "mode": self.mode, "home": self.home, "host": self.host},
                 "supported_encryption": ["curve"],
             },
         }
@@ -101,9 +110,10 @@ def install(client: Lists, target: Target, *, mode: str = "visit", prefix: str |
     step, home = str(target), _home()
     name = _name(target)
     other = Spec.read(folder / name)
-    if (other is not None and (other.step, other.home) != (step, home)) or (other is None and (folder / name).exists()):
-        name += "-" + hashlib.sha256(f"{home} {step}".encode()).hexdigest()[:6]  # a-b/c and a/b-c
-    spec = Spec(name=name, path=folder / name, step=step, run=target.run, mode=mode, home=home)
+    is_others = other is not None and (other.step, other.home, other.host) != (step, home, client.host)
+    if is_others or (other is None and (folder / name).exists()):
+        name += "-" + hashlib.sha256(f"{home} {client.host} {step}".encode()).hexdigest()[:6]  # a-b/c and a/b-c
+    spec = Spec(name=name, path=folder / name, step=step, run=target.run, mode=mode, home=home, host=client.host)
     try:
         spec.path.mkdir(parents=True, exist_ok=True)
         temporary = spec.path / f"kernel.json.{os.getpid()}"
@@ -142,8 +152,8 @@ def remove(name: str, prefix: str | Path | None = None) -> Spec:
 
 
 def remove_stale(client: Lists, prefix: str | Path | None = None) -> list[Spec]:
-    """Remove the kernelspecs of runs that are over or gone, and return them; those of another KALE_HOME stay."""
-    mine = [spec for spec in installed(prefix) if spec.home == _home()]
+    """Remove the kernelspecs of runs that are over or gone, and return them; those of another KALE_HOME or host stay."""
+    mine = [spec for spec in installed(prefix) if (spec.home, spec.host) == (_home(), client.host)]
     if not mine:
         return []
     live = {str(run["run"]) for run in client.runs(None, _KNOWN_RUNS) if run.get("state") == "running"}
@@ -166,6 +176,12 @@ def _name(target: Target) -> str:
     """Return a name that Jupyter takes; a point follows a dot, which no step's name has."""
     point = "" if target.point is None else f".{target.point}"
     return f"kale-{target.run}-{target.step}{point}".lower()
+
+
+def _environment(home: str | None) -> dict[str, str]:
+    """Return what the kernel needs of this environment: front ends may start it from another."""
+    ssh = os.environ.get("KALE_SSH")
+    return ({} if home is None else {"KALE_HOME": home}) | ({"KALE_SSH": ssh} if ssh else {})
 
 
 def _home() -> str | None:

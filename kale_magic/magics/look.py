@@ -24,19 +24,20 @@ _OWN_NAMES_S = 10.0  # a step that has just begun is given so long to make what 
 def attach(session: KaleMagics, request: Request) -> None:
     """Run the cell in the step's kernel and show all that it shows."""
     args = request.args
-    target = session.find(args.step, is_acting=True)
+    visits = session.visits_on(args.host)
+    target = session.find(args.step, is_acting=True, visits=visits)
     if target.live is None:
-        target = one_job(session.client, target)
+        target = one_job(visits.client, target)
     inline = Inline(session)
     timeout = session.attach_timeout if args.timeout is None else args.timeout
-    target = session.visits.wait_for_kernel(target, timeout, on_wait=inline.waiting)
+    target = visits.wait_for_kernel(target, timeout, on_wait=inline.waiting)
     common, own = _names_to_come(session, target, request.body)
     for names, longest in ((common, timeout), (own, min(timeout, _OWN_NAMES_S))):
-        session.visits.wait_for_names(target, names, longest, on_wait=partial(inline.waiting_for_names, target))
+        visits.wait_for_names(target, names, longest, on_wait=partial(inline.waiting_for_names, target))
     inline.done_waiting()
     mode = "main" if args.main else "write" if args.write else "visit"
     try:
-        reply = session.visits.execute(
+        reply = visits.execute(
             target,
             request.body,
             mode=mode,
@@ -71,9 +72,10 @@ def make_kernel(session: KaleMagics, request: Request) -> None:
     args = request.args
     if args.write and args.main:
         raise UsageError("--write and --main exclude each other.", "What queues behind the step's code writes its names.")
-    target = one_job(session.client, session.find(args.step, is_acting=True))
+    visits = session.visits_on(args.host)
+    target = one_job(visits.client, session.find(args.step, is_acting=True, visits=visits))
     refuse_without_kernel(target)
-    spec = specs.install(session.client, target, mode="main" if args.main else "write" if args.write else "visit")
+    spec = specs.install(visits.client, target, mode="main" if args.main else "write" if args.write else "visit")
     print(f"Notebook: choose the kernel {spec.display_name!r}; closing or restarting it leaves the step alone.")
     print(f"Terminal: jupyter console --kernel {spec.name}")
 
@@ -120,7 +122,7 @@ def resources(session: KaleMagics, request: Request) -> None:
     from kale_magic.magics.usage import usage_bundle
 
     target = one_job(session.client, session.find(request.args.step))
-    samples = files.samples(target.folder)
+    samples = files.samples(target.files)
     if not samples:
         print(f"{target} {target.doing}: there are no samples.")
         return

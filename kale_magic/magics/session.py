@@ -40,6 +40,7 @@ class KaleMagics(Configurable):  # type: ignore[misc] # traitlets is not typed
         self._client: Client | None = None
         self._declarations: Declarations | None = None
         self._visits: Visits | None = None
+        self._far: dict[str, Visits] = {}  # by login host
         self._views: list[LiveView] = []
         self._is_in_cell = True
 
@@ -85,6 +86,17 @@ class KaleMagics(Configurable):  # type: ignore[misc] # traitlets is not typed
             self._visits = Visits(self.client)
         return self._visits
 
+    def visits_on(self, host: str | None) -> Visits:
+        """Return the visitors to steps that the manager of a login host knows; None: this machine's."""
+        if not host:
+            return self.visits
+        if host not in self._far:
+            from kale_magic.api.visits import Visits
+            from kale_magic.client import Client
+
+            self._far[host] = Visits(Client.connect(host=host))
+        return self._far[host]
+
     @property
     def folder(self) -> Path:
         """The workflow's folder: its ``--dir``, else where the notebook works."""
@@ -102,17 +114,19 @@ class KaleMagics(Configurable):  # type: ignore[misc] # traitlets is not typed
         workflow = self.declarations.workflow
         return Scope(workflow=workflow.name if workflow.steps else None, folder=self.folder)
 
-    def find(self, text: str, *, is_acting: bool = False) -> Target:
-        """Return the step that ``text`` means in this notebook.
+    def find(self, text: str, *, is_acting: bool = False, visits: Visits | None = None) -> Target:
+        """Return the step that ``text`` means in this notebook, or among all runs of another host's manager.
 
         Raises
         ------
         UsageError, UnknownStepError, UnknownRunError
             As :func:`kale_magic.api.find.find_step`.
         """
-        from kale_magic.api.find import find_step
+        from kale_magic.api.find import Scope, find_step
         from kale_magic.model.address import parse_address
 
+        if visits is not None and visits is not self._visits:
+            return find_step(visits.client, text, Scope(), is_acting=is_acting)
         try:
             return find_step(self.client, text, self.scope, is_acting=is_acting)
         except (UnknownStepError, UnknownRunError) as exc:

@@ -169,7 +169,7 @@ def _edges(session: KaleMagics, found: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _print_log(session: KaleMagics, job: Target, name: str, tail: int | None) -> None:
-    shown = files.log(job.folder, name, tail)
+    shown = files.log(job.files, name, tail)
     if shown:
         sys.stdout.write(shown if shown.endswith("\n") else shown + "\n")
     else:
@@ -182,11 +182,11 @@ def _print_log(session: KaleMagics, job: Target, name: str, tail: int | None) ->
 
 
 def _follow(session: KaleMagics, target: Target, name: str, tail: int | None) -> None:
-    path = target.folder / name
+    path = target.files / name
     done = 0
     if tail is not None and path.exists():
         done = path.stat().st_size
-        sys.stdout.write(files.log(target.folder, name, tail))
+        sys.stdout.write(files.log(target.files, name, tail))
     try:
         while True:
             target = where_in(session.client, target.run, target.step, target.point)

@@ -7,8 +7,12 @@ after it is stored.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import os
 import shutil
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kale_magic import protocol
@@ -17,6 +21,7 @@ from kale_magic.manager.submission import Submission
 from kale_magic.manager.views import run_line, run_text
 from kale_magic.model.run import Job, Verb
 from kale_magic.version import __version__
+from kale_proxy.wire import CONNECTION_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -148,6 +153,7 @@ class Requests:
             "live": job.live,
             "folder": run.context.folder(job),
             "job": job.uuid or None,
+            **(_reach(job.live) if fields.get("reach") else {}),
         }
 
     async def _find(self, fields: dict[str, Any]) -> list[dict[str, Any]]:
@@ -239,6 +245,15 @@ def _text(fields: Mapping[str, Any], key: str) -> str | None:
     if value is not None and not isinstance(value, str):
         raise UsageError(f"{key} is text, not {type(value).__name__}.")
     return value
+
+
+def _reach(live: str | None) -> dict[str, str]:
+    """Return what a client on another host needs besides the folder: the kernel's key, empty while it has none."""
+    key = ""
+    if live is not None:
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            key = str(json.loads(Path(live, CONNECTION_NAME).read_bytes())["key"])
+    return {"key": key, "node": "", "job_id": "", "python": sys.executable}
 
 
 def _rss_bytes() -> int:

@@ -38,6 +38,8 @@ class FakeStream:
 class FakeClient:
     """``runs_by_id`` holds status objects; a submit makes one whose steps are all ``submitted_state``."""
 
+    host = ""
+
     def __init__(self, folder: str = "/w", submitted_state: str = "waiting") -> None:
         self.folder = folder
         self.submitted_state = submitted_state

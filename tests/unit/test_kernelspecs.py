@@ -17,6 +17,8 @@ from kale_magic.kernels.__main__ import main
 class Runs:
     """A manager that knows runs."""
 
+    host = ""
+
     def __init__(self, **states):
         self.states = states
 

@@ -24,7 +24,7 @@ class FakeVisitor:
     namespace: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, live: Path, mode: str) -> None:
-        self.live, self.mode, self.note, self.pending, self.is_closed = live, mode, "", (), False
+        self.live, self.mode, self.note, self.pending, self.is_closed, self.way = live, mode, "", (), False, ""
         self.is_gone = False
         self.cells: list[str] = []
         FakeVisitor.made.append(self)

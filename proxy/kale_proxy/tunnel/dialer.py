@@ -129,12 +129,12 @@ class Dialer:
 
     def _command(self, ssh: OpenSSH, target: Target, route: Route, deadline: float) -> socket.socket:
         mark = _mark()
-        return _marked(ssh.start(target, _pipe_words(route.socket, mark), deadline), mark, deadline, target.host)
+        return _marked(ssh.start(target, _pipe_words(route, mark), deadline), mark, deadline, target.host)
 
     def _srun(self, route: Route) -> Way | None:
         def open_(deadline: float) -> socket.socket:
             mark = _mark()
-            words = [*_srun_words(route), *_pipe_words(route.socket, mark)]
+            words = [*_srun_words(route), *_pipe_words(route, mark)]
             if route.login:
                 assert self.ssh is not None
                 joined = self.ssh.start(Target(route.login), words, deadline)
@@ -195,12 +195,12 @@ def _general(name: str, route: Route) -> str:
 
 
 def _srun_words(route: Route) -> list[str]:
-    words = ["srun", "--overlap", f"--jobid={route.job_id}", "--nodes=1", "--ntasks=1", "--mpi=none"]
+    words = ["srun", "--overlap", f"--jobid={route.job_id}", "--nodes=1", "--ntasks=1", "--mpi=none", "--unbuffered"]  # else it waits for a newline
     return words + ([f"--nodelist={route.node}"] if route.node else [])
 
 
-def _pipe_words(path: str, mark: str) -> list[str]:
-    return ["python3", "-I", "-S", "-c", Path(pipe.__file__).read_text(encoding="utf-8"), path, mark]
+def _pipe_words(route: Route, mark: str) -> list[str]:
+    return [route.python, "-I", "-S", "-c", Path(pipe.__file__).read_text(encoding="utf-8"), route.socket, mark]
 
 
 def _mark() -> str:

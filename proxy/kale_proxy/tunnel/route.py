@@ -28,12 +28,15 @@ class Route:
         Name of the machine by which its cluster knows it; empty for the login host itself.
     job_id : str
         Slurm's number of the job that runs there, by which ``srun`` can get in; empty if there is none.
+    python : str
+        An interpreter there, of version 3.6 or newer.
     """
 
     socket: str
     login: str = ""
     node: str = ""
     job_id: str = ""
+    python: str = "python3"
 
     def __post_init__(self) -> None:
         """Refuse names that ssh or srun would take for an option, or a shell for more than a name."""
@@ -69,10 +72,10 @@ class Reach:
     key: str
 
     @classmethod
-    def of(cls, folder: str | os.PathLike[str], key: str, *, login: str = "", node: str = "", job_id: str = "") -> Reach:
-        """Return the reach of the step whose live folder is ``folder`` on the host that the names say."""
+    def of(cls, folder: str | os.PathLike[str], key: str, **names: str) -> Reach:
+        """Return the reach of the step whose live folder is ``folder`` on the host that ``names`` (of Route) say."""
         path = Path(folder)
-        return cls(folder=path, route=Route(socket=str(path / SOCKET_NAME), login=login, node=node, job_id=job_id), key=key)
+        return cls(folder=path, route=Route(socket=str(path / SOCKET_NAME), **names), key=key)
 
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@:+-]{0,252}")

@@ -1,0 +1,99 @@
+"""The manager of a login host: found, started if need be, and reached through ssh.
+
+Where its socket is, is asked by a command the first time, and kept in the state folder: later connections are one forward.
+Called by the client alone; what goes wrong on the way is a ManagerUnavailable whose words are the tunnel's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kale_magic._connection import Connection
+from kale_magic.errors import ManagerUnavailable, UsageError
+from kale_proxy.tunnel.dialer import default
+from kale_proxy.tunnel.errors import TunnelError
+from kale_proxy.tunnel.openssh import Target
+from kale_proxy.tunnel.route import Route
+
+if TYPE_CHECKING:
+    from kale_magic.config import Settings
+
+_ASK_S = 60.0
+_NO_PROGRAM = ("not found", "No such file", "No module named")
+
+
+def open_remote(settings: Settings, *, start: bool, timeout: float) -> Connection:
+    """Connect to the manager of ``settings.host``.
+
+    Raises
+    ------
+    ManagerUnavailable
+        The host can't be reached, or has no manager and none is to be started, or lacks Kale.
+    ProtocolVersionError
+        It is of another version.
+    UsageError
+        The name is no name of a host.
+    """
+    file = settings.state_dir / "hosts" / f"{settings.host}.json"
+    with contextlib.suppress(OSError, ValueError, KeyError, TunnelError, EOFError, ManagerUnavailable):
+        return _through(settings.host, str(json.loads(file.read_bytes())["address"]), timeout)
+    address = _ask(settings, start=start)
+    _keep(file, address)
+    try:
+        return _through(settings.host, address, timeout)
+    except (TunnelError, EOFError) as exc:
+        raise ManagerUnavailable(f"The manager on {settings.host} can't be reached: {exc}") from exc
+
+
+def _through(host: str, address: str, timeout: float) -> Connection:
+    deadline = time.monotonic() + timeout
+    stream, _ = default().open(_route(host, address), deadline)
+    return Connection(Path(address), max(0.1, deadline - time.monotonic()), stream)
+
+
+def _route(host: str, address: str) -> Route:
+    try:
+        return Route(socket=address, login=host)
+    except ValueError as exc:
+        raise UsageError(str(exc), "Give a Host of your ssh configuration.") from exc
+
+
+def _ask(settings: Settings, *, start: bool) -> str:
+    """Return where the manager of a host listens, by a command there that starts it if it is to be started."""
+    host, ssh = settings.host, default().ssh
+    _route(host, "")
+    if ssh is None:
+        raise ManagerUnavailable(f"There is no ssh here by which {host} could be reached.", "Install OpenSSH's client.")
+    known = settings.hosts.get(host)
+    words = ["manager", "start" if start else "status", "--json"]
+    if known is not None and known.python:
+        line = shlex.join(["exec", known.python, "-m", "kale_magic.cli.main", *words])
+    else:
+        line = shlex.join(["exec", "jupyter-kale", *words])
+    if known is not None and known.home:
+        line = f"KALE_HOME={shlex.quote(known.home)}; export KALE_HOME; {line}"
+    try:
+        # A login shell, since that is where people put a Python on the path.
+        said = ssh.output(Target(host), f"exec sh -lc {shlex.quote(line)}", time.monotonic() + _ASK_S)
+        return str(json.loads(said[said.index("{") :])["address"])
+    except TunnelError as exc:
+        hint = ""
+        if any(word in str(exc) for word in _NO_PROGRAM):
+            hint = f'Say where Kale is there, in {settings.state_dir / "config.toml"}: [hosts.{host}] python = "/path/to/python"'
+        raise ManagerUnavailable(f"The manager on {host} can't be reached: {exc}", hint) from exc
+    except (ValueError, KeyError) as exc:
+        raise ManagerUnavailable(f"{host} said where its manager is in a way that is not understood: {said[-200:]!r}.") from exc
+
+
+def _keep(file: Path, address: str) -> None:
+    with contextlib.suppress(OSError):
+        file.parent.mkdir(mode=0o700, exist_ok=True)
+        temporary = file.with_name(f"{file.name}.{os.getpid()}")
+        temporary.write_text(json.dumps({"address": address}))
+        temporary.replace(file)
