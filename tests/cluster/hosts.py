@@ -92,6 +92,7 @@ class Hosts:
         self.login = Host("login", {"cluster": "10.77.0.10", "campus": "10.78.0.10"})
         self.nodes = [Host(f"node{number}", {"cluster": f"10.77.0.{10 + number}"}) for number in range(1, nodes + 1)]
         self._processes: list[subprocess.Popen[bytes]] = []
+        self._servers: list[subprocess.Popen[bytes]] = []
         self._switch = 0
 
     @property
@@ -242,11 +243,20 @@ class Hosts:
         config = self.folder / f"sshd_{host.name}"
         config.write_text("\n".join(lines) + "\n")
         process = self._start(host.argv(_SSHD, "-D", "-e", "-f", str(config)), log=f"sshd-{host.name}")
+        self._servers.append(process)
         _poll(lambda: self._listens(host, 22), f"sshd on {host.name}")
         return process
 
+    def stop_all_sshd(self) -> None:
+        """End the servers of all hosts; their sessions go on."""
+        for server in self._servers:
+            self.stop(server)
+        self._servers = []
+
     def stop(self, process: subprocess.Popen[bytes]) -> None:
         """End one of the servers."""
+        if process not in self._processes:
+            return
         self._processes.remove(process)
         process.terminate()
         process.wait(10)

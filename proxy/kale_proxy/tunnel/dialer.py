@@ -92,11 +92,7 @@ class Dialer:
             return sock, way.name
         if not ways:
             raise TunnelError(f"There is no ssh here by which {route.host} could be reached.")
-        said = dict.fromkeys(f"{name}: {exc}" if len(ways) > 1 else str(exc) for name, exc in failures)
-        kinds = [type(exc) for _, exc in failures if not exc.is_transient]
-        if kinds:
-            raise kinds[0](next(str(exc) for _, exc in failures if not exc.is_transient))
-        raise TunnelError(f"{route.host} can't be reached. {' '.join(said)}" if len(said) > 1 else next(iter(said)))
+        raise _summed(route.host, failures)
 
     def ways(self, route: Route) -> list[Way]:
         """Return the ways to a route in the order in which they are tried."""
@@ -183,6 +179,18 @@ def default() -> Dialer:
 def clean(environ: Mapping[str, str]) -> dict[str, str]:
     """Return an environment without a job's own variables, which would lead srun astray."""
     return {name: value for name, value in environ.items() if not name.startswith("SLURM_") or name == "SLURM_CONF"}
+
+
+def _summed(host: str, failures: Sequence[tuple[str, TunnelError]]) -> TunnelError:
+    """Return one error for all: the first that a person must mend, else what each way said, the same thing once."""
+    for _, exc in failures:
+        if not exc.is_transient:
+            return exc
+    first = {str(exc): name for name, exc in reversed(failures)}
+    if len(first) == 1:
+        return failures[0][1]
+    said = [f"{name}: {words}" for words, name in reversed(first.items())]
+    return TunnelError(f"{host} can't be reached. {' '.join(said)}")
 
 
 def _target(route: Route) -> Target:

@@ -48,7 +48,6 @@ class Target:
 class _Master:
     options: tuple[str, ...]  # that make ssh use it
     is_ours: bool
-    pid: str = ""
 
 
 @dataclass(slots=True)
@@ -68,8 +67,8 @@ class OpenSSH:
     command: Sequence[str]
     folder: Path
     is_interactive: bool = False
-    _distrusted: dict[tuple[str, str], float] = field(default_factory=dict)
-    _woken: set[str] = field(default_factory=set)
+    _distrusted: dict[Target, float] = field(default_factory=dict)
+    _woken: set[Target] = field(default_factory=set)
     _count: int = 0
 
     def forward(self, target: Target, path: str, deadline: float) -> socket.socket:
@@ -82,13 +81,11 @@ class OpenSSH:
         TunnelError
             The host can't be reached; HostKeyError, AuthenticationError as they say.
         """
-        master = self._master(target, deadline)
         self._count += 1
         name = self.folder / f"f{os.getpid()}-{threading.get_native_id()}-{self._count}"
         spec = f"{name}:{path}"
-        control = [*master.options, "-O"]
         try:
-            self._run([*control, "forward", "-L", spec, target.host], target, deadline)
+            master = self._ask_master(target, ["forward", "-L", spec], deadline)
             sock = socket.socket(socket.AF_UNIX)
             try:
                 sock.settimeout(_CHECK_S)
@@ -100,15 +97,15 @@ class OpenSSH:
             with contextlib.suppress(FileNotFoundError):
                 name.unlink()
         # The stream lives on without its listener, so that nothing is left if this process is killed.
-        self._later([*self.command, *_QUIET, *control, "cancel", "-L", spec, target.host])
-        if not master.is_ours and master.pid not in self._woken:
-            self._woken.add(master.pid)
-            self._later([*self.command, *_QUIET, "-o", "BatchMode=yes", *_PLAIN, *master.options, target.host, "true"])
+        self._later(target, [*master.options, "-O", "cancel", "-L", spec])
+        if not master.is_ours and target not in self._woken:
+            self._woken.add(target)  # it may be one without a session, see the module
+            self._later(target, ["-o", "BatchMode=yes", *_PLAIN], "true")
         return sock
 
     def distrust(self, target: Target) -> None:
         """Pass over the user's master to a host for a while: it takes what it is given, and nothing comes of it."""
-        self._distrusted[target.host, target.via] = time.monotonic()
+        self._distrusted[target] = time.monotonic()
 
     def start(self, target: Target, words: Sequence[str], deadline: float) -> Joined:
         """Run a command on the host, its stdin and stdout joined to the socket that is returned.
@@ -131,27 +128,35 @@ class OpenSSH:
 
     def has_master(self, target: Target) -> bool:
         """Tell whether a stream to the host needs no login now."""
-        return self._living(target, time.monotonic() + _CHECK_S) is not None
+        return self._living(target, ["check"], time.monotonic() + _CHECK_S) is not None
 
     # -- masters
 
     def _master(self, target: Target, deadline: float) -> _Master:
-        found = self._living(target, deadline)
+        return self._ask_master(target, ["check"], deadline)
+
+    def _ask_master(self, target: Target, request: Sequence[str], deadline: float) -> _Master:
+        """Have a master do what ``-O`` asks, and return which did; log in if there is none."""
+        found = self._living(target, request, deadline)
         if found is not None:
             return found
         with self._alone(target, deadline):  # so that a person is asked once
-            return self._living(target, deadline) or self._open(target, deadline)
+            found = self._living(target, request, deadline)
+            if found is None:
+                found = self._open(target, deadline)
+                self._run([*found.options, "-O", *request, target.host], target, deadline)
+        return found
 
-    def _living(self, target: Target, deadline: float) -> _Master | None:
-        """Return the master that is up: the user's, or ours."""
+    def _living(self, target: Target, request: Sequence[str], deadline: float) -> _Master | None:
+        """Return the master that is up and has done the request: ours, or the user's; None if neither is."""
         ours = self._our_path(target)
-        trusted = time.monotonic() - self._distrusted.get((target.host, target.via), -_DISTRUST_S) >= _DISTRUST_S
-        for options, is_ours in (((), False), (("-S", os.fspath(ours)), True)):
+        trusted = time.monotonic() - self._distrusted.get(target, -_DISTRUST_S) >= _DISTRUST_S
+        for options, is_ours in ((("-S", os.fspath(ours)), True), ((), False)):
             if (is_ours and not ours.exists()) or not (is_ours or trusted):
                 continue
             with contextlib.suppress(TunnelError):
-                said = self._run([*options, "-O", "check", target.host], target, min(deadline, time.monotonic() + _CHECK_S), is_said=True)
-                return _Master(options, is_ours, said.rpartition("pid=")[2].rstrip(").\r\n"))
+                self._run([*options, "-O", *request, target.host], target, min(deadline, time.monotonic() + _CHECK_S))
+                return _Master(options, is_ours)
         return None
 
     def _open(self, target: Target, deadline: float) -> _Master:
@@ -192,10 +197,8 @@ class OpenSSH:
 
     # -- the program
 
-    def _run(
-        self, words: Sequence[str], target: Target, deadline: float, *, may_ask: bool = False, is_said: bool = False
-    ) -> str:
-        """Run ssh to its end and return what it printed (``is_said``: as an error); raises TunnelError as explain()."""
+    def _run(self, words: Sequence[str], target: Target, deadline: float, *, may_ask: bool = False) -> str:
+        """Run ssh to its end and return what it printed; raises TunnelError as explain()."""
         argv = [*self.command, *_QUIET, *words]
         left = max(0.1, deadline - time.monotonic())
         # To files: a master that stays in the background would hold pipes open.
@@ -220,12 +223,12 @@ class OpenSSH:
             printed, said = out.read().decode("utf-8", "replace"), err.read().decode("utf-8", "replace")
         if code != 0:
             raise explain(target.host, code, said)
-        return said if is_said else printed
+        return printed
 
-    def _later(self, argv: Sequence[str]) -> None:
+    def _later(self, target: Target, words: Sequence[str], *command: str) -> None:
         """Run what nobody waits for."""
         process = subprocess.Popen(
-            argv,
+            [*self.command, *_QUIET, *words, target.host, *command],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -1,0 +1,181 @@
+"""Clusters for tests: made once a module, each with a Kale of its own on the login host."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from kale_magic.api import relays
+from kale_proxy.places import socket_dir
+from kale_proxy.tunnel import dialer as dialers
+from kale_proxy.tunnel.dialer import Dialer
+from kale_proxy.tunnel.openssh import OpenSSH
+from kale_proxy.tunnel.route import Route
+from tests.cluster.hosts import Host, Hosts, missing
+from tests.conftest import private_kale
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# Speaks first, as agent and manager do, then gives back what comes.
+_ECHO = """
+import socket, sys, threading
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[1])
+listener.listen(50)
+print(flush=True)
+def serve(stream):
+    stream.sendall(b"hello")
+    while data := stream.recv(65536):
+        stream.sendall(data)
+while True:
+    stream, _ = listener.accept()
+    threading.Thread(target=serve, args=(stream,), daemon=True).start()
+"""
+
+
+@pytest.fixture(scope="module")
+def hosts() -> Iterator[Hosts]:
+    """Laptop, login and two nodes, with Slurm."""
+    if why := missing(slurm=True):
+        pytest.skip(why)
+    with Hosts(slurm=True) as made:
+        yield made
+
+
+def end_masters(folder: Path) -> None:
+    """End the masters that Kale has opened, and with them their streams."""
+    for master in folder.glob("m*"):
+        if master.suffix != ".lock":
+            subprocess.run(["ssh", "-S", str(master), "-O", "exit", "x"], capture_output=True, check=False, timeout=10)
+
+
+class Echo:
+    """A server on a host, at ``path``."""
+
+    def __init__(self, host: Host, path: Path) -> None:
+        self.path = path
+        self.process = subprocess.Popen(host.argv(sys.executable, "-c", _ECHO, str(path)), stdout=subprocess.PIPE)
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == b"\n"
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture(scope="module")
+def echoes(hosts: Hosts) -> Iterator[dict[str, Echo]]:
+    """A server on login and on each node."""
+    made = {host.name: Echo(host, hosts.folder / f"echo-{host.name}") for host in [hosts.login, *hosts.nodes]}
+    yield made
+    for echo in made.values():
+        echo.close()
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder for sockets with a short path."""
+    made = Path(tempfile.mkdtemp(prefix="kt-", dir="/tmp"))
+    yield made
+    end_masters(made)
+    shutil.rmtree(made, ignore_errors=True)
+
+
+@pytest.fixture
+def dialer(hosts: Hosts, folder: Path) -> Dialer:
+    """A dialer of one's own, that knows nothing yet."""
+    return Dialer(OpenSSH(["ssh", "-F", str(hosts.ssh_config)], folder), folder / "ways.json")
+
+
+def dial(dialer: Dialer, route: Route, *, timeout: float = 30.0) -> str:
+    """Dial, exchange words with the server there, and return the way."""
+    sock, way = dialer.open(route, time.monotonic() + timeout)
+    with sock:
+        sock.settimeout(10)
+        assert receive(sock, 5) == b"hello"
+        sock.sendall(bytes(100_000))
+        assert receive(sock, 100_000) == bytes(100_000)
+    return way
+
+
+def receive(sock: Any, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        more = sock.recv(size - len(data))
+        assert more, "the stream ended"
+        data += more
+    return data
+
+
+@pytest.fixture(scope="module")
+def job(hosts: Hosts) -> str:
+    """The number of a Slurm job that runs on node1."""
+    said = subprocess.run(
+        hosts.login.argv("sbatch", "--parsable", "--nodelist=node1", "--output=/dev/null", "--wrap", "sleep 1000"),
+        capture_output=True, text=True, check=True, env=hosts.environ(), cwd=hosts.folder,
+    )  # fmt: skip
+    number = said.stdout.strip()
+    deadline = time.monotonic() + 30
+    while "RUNNING" not in subprocess.run(hosts.login.argv("squeue", "-h", "-j", number, "-o", "%T"), capture_output=True, text=True, check=True, env=hosts.environ()).stdout:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return number
+
+
+
+
+class Cluster:
+    """A Kale on the login host, and one on the laptop that knows where the other is."""
+
+    def __init__(self, hosts: Hosts, laptop: Path, there: Path) -> None:
+        self.hosts, self.laptop, self.there = hosts, laptop, there
+
+    def environ(self, *, on_laptop: bool) -> dict[str, str]:
+        home = self.laptop if on_laptop else self.there
+        return self.hosts.environ(KALE_HOME=str(home), KALE_SSH=f"ssh -F {self.hosts.ssh_config}")
+
+    def submit(self, code: str, name: str = "md", **options: Any) -> str:
+        """Submit a run of one step on the login host; return ``RUN/STEP``."""
+        script = (
+            "import sys, json; from kale_magic import Workflow\n"
+            "code, name, options = json.loads(sys.argv[1])\n"
+            "wf = Workflow('eos'); wf.step(name, code, **options); print(wf.submit().name)"
+        )
+        done = subprocess.run(
+            self.hosts.login.argv(sys.executable, "-c", script, json.dumps([code, name, options])),
+            capture_output=True, text=True, check=True, env=self.environ(on_laptop=False), cwd=self.there, timeout=60,
+        )  # fmt: skip
+        return f"{done.stdout.strip()}/{name}"
+
+    def kale(self, *words: str, code: int = 0, on_laptop: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run ``jupyter kale``."""
+        host = self.hosts.laptop if on_laptop else self.hosts.login
+        done = subprocess.run(
+            host.argv(sys.executable, "-m", "kale_magic.cli.main", *words),
+            capture_output=True, text=True, check=False, env=self.environ(on_laptop=on_laptop), cwd=self.laptop, timeout=90,
+        )  # fmt: skip
+        assert done.returncode == code, done.stdout + done.stderr
+        return done
+
+
+@pytest.fixture
+def cluster(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """A fresh Kale on both; this process's environment is the laptop's."""
+    with private_kale() as there, private_kale() as laptop:
+        (laptop / "config.toml").write_text(f'[hosts.login]\npython = "{sys.executable}"\nhome = "{there}"\n')
+        made = Cluster(hosts, laptop, there)
+        monkeypatch.setenv("KALE_SSH", f"ssh -F {hosts.ssh_config}")
+        dialers.default.cache_clear()
+        yield made
+        dialers.default.cache_clear()
+        relays.end_all()
+        end_masters(socket_dir() / "s")
