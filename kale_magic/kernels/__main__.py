@@ -22,7 +22,13 @@ def main(argv: list[str] | None = None) -> int:
     kind.add_argument("--write", action="store_true", help="names that a cell assigns become the step's")
     kind.add_argument("--main", action="store_true", help="queue behind the step's code")
     attach.add_argument("--host", default="", help="login host whose manager knows the step (a Host of your ssh configuration)")
+    commands.add_parser("relays", help="be many such kernels, as lines on stdin ask for them")
     options = parser.parse_args(argv)
+    if options.command == "relays":
+        from kale_magic.kernels import many
+
+        many.main()
+        return 0
     from kale_magic.errors import KaleError
     from kale_magic.kernels.seek import Seeker
     from kale_magic.model.address import parse_address

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from kale_magic.api.find import Scope, find_step, one_job, where_in
@@ -15,23 +16,47 @@ from kale_proxy.relay_line import Place
 if TYPE_CHECKING:
     from kale_magic.api.find import Target
 
+_TIMEOUT_S = 30.0
+_FAR_TIMEOUT_S = 10.0  # a stream that went dead with the network is not waited for as a manager that works
+
+
+class _Desk:
+    """The connection to one manager that all seekers of this process share, in a thread of its own."""
+
+    def __init__(self, host: str) -> None:
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix="kale-seek")
+        self._host = host
+        self._client: Client | None = None
+
+    @property
+    def client(self) -> Client:
+        if self._client is None:
+            self._client = Client.connect(host=self._host, timeout=_FAR_TIMEOUT_S if self._host else _TIMEOUT_S)
+        return self._client
+
+    def hang_up(self) -> None:
+        self._client = None
+
+
+@lru_cache(maxsize=64)
+def _desk(host: str) -> _Desk:
+    return _Desk(host)
+
 
 class Seeker:
-    """Finds the step named ``text``, again and again; the client lives in a thread of its own.
+    """Finds the step named ``text``, again and again.
 
     ``host`` is the login host whose manager knows the step; empty for this machine's.
     """
 
     def __init__(self, text: str, host: str = "") -> None:
         self._text = text
-        self._host = host
-        self._client: Client | None = None
+        self._desk = _desk(host)
         self._target: Target | None = None
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="kale-seek")
 
     async def __call__(self) -> Place:
         """Return where the step is now."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._find)
+        return await asyncio.get_running_loop().run_in_executor(self._desk.thread, self._find)
 
     def _find(self) -> Place:
         try:
@@ -39,17 +64,16 @@ class Seeker:
         except (UsageError, UnknownStepError, UnknownRunError) as exc:
             return Place(advice=str(exc))
         except (KaleError, OSError) as exc:
-            self._client = None
+            self._desk.hang_up()
             if isinstance(exc, ManagerUnavailable) and self._target is not None and self._target.kernel is not None:
                 return Place(where=self._target.kernel)  # the step goes on without a manager
             return Place(doing=f"can't be looked up: {exc}")
 
     def _place(self) -> Place:
-        if self._client is None:
-            self._client = Client.connect(host=self._host)
+        client = self._desk.client
         if self._target is None:
-            self._target = one_job(self._client, find_step(self._client, self._text, Scope()))
+            self._target = one_job(client, find_step(client, self._text, Scope()))
         else:
-            self._target = where_in(self._client, self._target.run, self._target.step, self._target.point)
+            self._target = where_in(client, self._target.run, self._target.step, self._target.point)
         refuse_without_kernel(self._target)
         return Place(where=self._target.kernel, doing=self._target.doing)

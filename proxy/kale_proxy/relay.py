@@ -74,6 +74,7 @@ class Relay:
         self._comms = OwnComms()
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
+        self._is_waiting = asyncio.Event()  # set after a link was lost
         self._link: AgentLink | None = None
         self._is_held = False
         self._agent_pid = 0
@@ -141,14 +142,17 @@ class Relay:
         self._seen = self._acknowledged = (int(welcome["seq"]), int(welcome["replies"]))
         self._note = str(welcome["note"])
         self._link = link
+        self._is_waiting.clear()
         link.hold(self._is_held)
         self._came_back(is_same_agent=is_same_agent)
 
     def parted(self) -> None:  # noqa: D102
         self._link = None
+        self._is_waiting.set()
 
     def over(self, advice: str) -> None:  # noqa: D102
         self._over = advice
+        self._is_waiting.clear()
         tell(advice)
         for request in self._ledger:
             self._desk.fail(request, "StepEnded", advice)
@@ -360,9 +364,9 @@ class Relay:
     async def _tick(self) -> None:
         """Tell a cell that waits what it waits for, and end its waiting when the step does not start."""
         while True:
+            if self._link is not None or self._over:  # nothing wakes for nothing: one process may have many relays
+                await self._is_waiting.wait()
             await asyncio.sleep(_TICK_S)
-            if self._link is not None or self._over:
-                continue
             now, line = time.monotonic(), self._line
             cells = [request for request in self._ledger if request.is_execute and not request.is_answered]
             if cells and line.doing and now - max(cells[0].at, line.away_since) > _QUIET_S and cells[0].told != line.doing:

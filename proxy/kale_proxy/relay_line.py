@@ -97,8 +97,10 @@ class Line:
     async def run(self) -> None:
         """Keep joined until the step is over, then return."""
         poll, back_off = _POLL_S[0], _BACK_OFF_S[0]
+        known: Path | Reach | None = None  # where it was a moment ago: worth a try before the manager is asked
         while True:
-            place = await self._seek()
+            place = Place(where=known) if known is not None else await self._seek()
+            known = None
             if place.advice:
                 self._owner.over(place.advice)
                 return
@@ -110,6 +112,7 @@ class Line:
             poll = _POLL_S[0]
             try:
                 ended = await self._linked(place.where)
+                known = None if ended.ended else place.where
                 back_off = _BACK_OFF_S[0]
             except AgentGone as exc:
                 ended = exc

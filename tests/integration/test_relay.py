@@ -314,7 +314,7 @@ def test_relay_ends_with_the_process_that_wanted_it(run: Any, until: Callable[..
     file = run["md"].connection_file()
     assert file.stat().st_mode & 0o777 == 0o600
     assert run["md"].connection_file() == file
-    process = psutil.Process(relays._running[f"{run.name}/md", "visit"].process.pid)
+    process = psutil.Process(relays._running[-1].process.pid)
     relays.end_all()
     until(lambda: not process.is_running(), "the relay's end")
     assert not file.exists()

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _CHECK_S = 5.0
-_CONNECT_S = 20
+_CONNECT_S = 10
 _KEEP_S = 600
 _DISTRUST_S = 60.0
 _QUIET = ("-o", "LogLevel=ERROR", "-o", "PermitLocalCommand=no")
