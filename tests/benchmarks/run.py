@@ -20,8 +20,18 @@ from measure import machine_line, print_table
 
 import kale_magic
 import kale_proxy
+import proxy
 
-PARTS = ("steps", "chain", "attach", "imports", "manager")
+PARTS = {
+    "steps": own.steps,
+    "chain": own.chain,
+    "attach": own.attach,
+    "imports": own.imports,
+    "manager": own.manager,
+    "relay": proxy.relay,
+    "spec": proxy.spec,
+    "tunnel": proxy.tunnel,
+}
 
 
 def main():
@@ -35,7 +45,7 @@ def main():
     figures = []
     home = Path(tempfile.mkdtemp(prefix="kale-b-", dir="/tmp"))
     os.environ["KALE_HOME"] = str(home)
-    sys.path.append(str(Path(__file__).resolve().parents[1]))
+    sys.path += [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2])]
     from conftest import end_all
 
     from kale_proxy.places import socket_dir
@@ -45,9 +55,8 @@ def main():
     try:
         (home / "work").mkdir()
         os.chdir(home / "work")
-        for part in PARTS:
+        for part, function in PARTS.items():
             if part in options.only:
-                function = getattr(own, part)
                 found = function()
                 print_table(function.__doc__.strip(), found)
                 figures += found

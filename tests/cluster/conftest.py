@@ -141,7 +141,7 @@ class Cluster:
 
     def environ(self, *, on_laptop: bool) -> dict[str, str]:
         home = self.laptop if on_laptop else self.there
-        return self.hosts.environ(KALE_HOME=str(home), KALE_SSH=f"ssh -F {self.hosts.ssh_config}")
+        return self.hosts.environ(KALE_HOME=str(home), KALE_SSH=f"ssh -F {self.hosts.ssh_config}", KALE_CPUS="64")
 
     def submit(self, code: str, name: str = "md", **options: Any) -> str:
         """Submit a run of one step on the login host; return ``RUN/STEP``."""

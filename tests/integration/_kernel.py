@@ -71,7 +71,8 @@ class Client:
                 socket.subscribe(b"")
             else:
                 socket.identity = self.session.bsession
-            socket.connect(f"ipc://{info['ip']}-{info[channel + '_port']}")
+            joint = "-" if info["transport"] == "ipc" else ":"
+            socket.connect(f"{info['transport']}://{info['ip']}{joint}{info[channel + '_port']}")
             self.sockets[channel] = socket
         self._early: list[dict[str, Any]] = []
         self._wait_for_iopub()

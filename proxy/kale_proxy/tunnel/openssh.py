@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import select
 import shlex
 import socket
 import subprocess
@@ -204,20 +205,19 @@ class OpenSSH:
         # To files: a master that stays in the background would hold pipes open.
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             try:
-                code = subprocess.run(
+                process = subprocess.Popen(
                     argv,
                     stdin=None if may_ask else subprocess.DEVNULL,
                     stdout=out,
                     stderr=err,
-                    timeout=left,
-                    check=False,
                     env=_environment(),
                     start_new_session=not may_ask,
-                ).returncode
-            except subprocess.TimeoutExpired:
-                raise TunnelError(f"ssh to {target.host} has not done it within {left:.0f} s.") from None
+                )
             except OSError as exc:
                 raise TunnelError(f"{argv[0]} can't be run ({exc.strerror}).") from exc
+            code = _code_of(process, left)
+            if code is None:
+                raise TunnelError(f"ssh to {target.host} has not done it within {left:.0f} s.")
             out.seek(0)
             err.seek(0)
             printed, said = out.read().decode("utf-8", "replace"), err.read().decode("utf-8", "replace")
@@ -236,6 +236,19 @@ class OpenSSH:
             start_new_session=True,
         )
         threading.Thread(target=process.wait, daemon=True, name="kale-ssh").start()
+
+
+def _code_of(process: subprocess.Popen[bytes], timeout: float) -> int | None:
+    """Return how a process ended as soon as it did; None if it did not in time, and then it is killed."""
+    descriptor = os.pidfd_open(process.pid)  # subprocess looks every few milliseconds
+    try:
+        has_ended = bool(select.select([descriptor], [], [], timeout)[0])
+    finally:
+        os.close(descriptor)
+        if process.poll() is None and not has_ended:
+            process.kill()
+        process.wait()
+    return process.returncode if has_ended else None
 
 
 class Joined(NamedTuple):

@@ -4,32 +4,35 @@ Its text is sent along as the argument of ``python3 -c``, so nothing need be ins
 before it is passed over by whoever reads, up to MARK. Usage: ``python3 -c TEXT SOCKET MARK``.
 """
 
-import contextlib
+import _socket  # the module socket alone takes longer to load than all the rest
+import _thread
 import os
-import socket
 import sys
-import threading
 
 
 def main(path: str, mark: str) -> None:
     """Copy both ways, neither waiting for the other, until the socket's end."""
-    sock = socket.socket(socket.AF_UNIX)
+    sock = _socket.socket(_socket.AF_UNIX)
     os.chdir(os.path.dirname(path))  # a path of any length will do
     sock.connect(os.path.basename(path))
     os.write(1, mark.encode())
-    threading.Thread(target=take, args=(sock,), daemon=True).start()
-    with contextlib.suppress(OSError):
+    _thread.start_new_thread(take, (sock,))
+    try:
         while data := sock.recv(1 << 18):
             while data:
                 data = data[os.write(1, data) :]
+    except OSError:
+        return
 
 
-def take(sock: socket.socket) -> None:
+def take(sock: _socket.socket) -> None:
     """Copy stdin; its end closes that half."""
-    with contextlib.suppress(OSError):
+    try:
         while data := os.read(0, 1 << 18):
             sock.sendall(data)
-        sock.shutdown(socket.SHUT_WR)
+        sock.shutdown(_socket.SHUT_WR)
+    except OSError:
+        return
 
 
 if __name__ == "__main__":
