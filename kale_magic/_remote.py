@@ -18,7 +18,6 @@ from kale_magic._connection import Connection
 from kale_magic.errors import ManagerUnavailable, UsageError
 from kale_proxy.tunnel.dialer import default
 from kale_proxy.tunnel.errors import TunnelError
-from kale_proxy.tunnel.openssh import Target
 from kale_proxy.tunnel.route import Route
 
 if TYPE_CHECKING:
@@ -66,10 +65,8 @@ def _route(host: str, address: str) -> Route:
 
 def _ask(settings: Settings, *, start: bool) -> str:
     """Return where the manager of a host listens, by a command there that starts it if it is to be started."""
-    host, ssh = settings.host, default().ssh
+    host = settings.host
     _route(host, "")
-    if ssh is None:
-        raise ManagerUnavailable(f"There is no ssh here by which {host} could be reached.", "Install OpenSSH's client.")
     known = settings.hosts.get(host)
     words = ["manager", "start" if start else "status", "--json"]
     if known is not None and known.python:
@@ -80,7 +77,7 @@ def _ask(settings: Settings, *, start: bool) -> str:
         line = f"KALE_HOME={shlex.quote(known.home)}; export KALE_HOME; {line}"
     try:
         # A login shell, since that is where people put a Python on the path.
-        said = ssh.output(Target(host), f"exec sh -lc {shlex.quote(line)}", time.monotonic() + _ASK_S)
+        said = default().output(host, f"exec sh -lc {shlex.quote(line)}", time.monotonic() + _ASK_S)
         return str(json.loads(said[said.index("{") :])["address"])
     except TunnelError as exc:
         hint = ""

@@ -291,10 +291,10 @@ def _nodes(cluster):
             first.append(visit(by_ssh)[0])
             following += [visit(by_ssh)[0] for _ in range(5)]
             subprocess.run([*ssh.command, "-S", str(ssh._our_path(target)), "-O", "exit", "node1"], check=True, capture_output=True)
-        memory.write_text(json.dumps({by_srun.route.kind: "srun through login"}))
+        memory.write_text(json.dumps({by_srun.route.kind: "srun through login by ssh"}))
         for _ in range(7):
             took, way = visit(by_srun)
-            assert way == "srun through login", way
+            assert way == "srun through login by ssh", way
             srun.append(took)
         memory.unlink()
     more = [after - before for before, after in zip(handshakes, first, strict=True)]

@@ -71,8 +71,8 @@ def test_by_ssh_through_the_login_host(step: NodeStep) -> None:
 
 def test_by_srun_through_the_login_host(step: NodeStep) -> None:
     reach = step.reach(by_srun=True)
-    remember(reach, "srun through login")
-    assert visit(reach) == "srun through login"
+    remember(reach, "srun through login by ssh")
+    assert visit(reach) == "srun through login by ssh"
 
 
 def test_wrong_key_is_told(step: NodeStep) -> None:
@@ -88,11 +88,11 @@ def test_job_that_is_over_is_told(hosts: Hosts, tmp_path: Path) -> None:
     with node_step(hosts, tmp_path) as made:
         pass
     reach = made.reach(by_srun=True)
-    with pytest.raises(AgentGone, match=r"node1 can't be reached\..*srun through login: .*job"):
+    with pytest.raises(AgentGone, match=r"node1 can't be reached\..*srun through login by ssh: .*job"):
         Visitor.connect(reach, timeout=60)
 
 
-@pytest.mark.parametrize("way", ["ssh to # through login", "srun through login"])
+@pytest.mark.parametrize("way", ["ssh to # through login", "srun through login by ssh"])
 def test_relay_loses_no_line_when_its_stream_is_killed(step: NodeStep, way: str, tmp_path: Path, hosts: Hosts) -> None:
     reach = step.reach(by_srun="srun" in way)
     remember(reach, way)

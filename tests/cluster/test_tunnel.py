@@ -119,9 +119,9 @@ def test_node_without_ssh_is_reached_by_srun(hosts, echoes, folder, job) -> None
     config = folder / "config"  # nobody listens there, as on a site that lets nobody in
     config.write_text(f"Host node1\n  Port 2299\nMatch all\nInclude {hosts.ssh_config}\n")
     dialer = Dialer(OpenSSH(["ssh", "-F", str(config)], folder), folder / "ways.json")
-    assert dial(dialer, route(echoes, "node1", job_id=job), timeout=60) == "srun through login"
+    assert dial(dialer, route(echoes, "node1", job_id=job), timeout=60) == "srun through login by ssh"
     known = Dialer(dialer.ssh, folder / "ways.json")
-    assert known.ways(route(echoes, "node2", job_id=job))[0].name == "srun through login"  # another node of the kind
+    assert known.ways(route(echoes, "node2", job_id=job))[0].name == "srun through login by ssh"  # another node of the kind
 
 
 def test_on_the_login_host_itself_srun_needs_no_ssh(hosts, echoes, folder, job, monkeypatch) -> None:

@@ -28,12 +28,15 @@ from kale_proxy.tunnel.openssh import OpenSSH, Target, run_joined
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from kale_proxy.tunnel.library import Library
     from kale_proxy.tunnel.openssh import Joined
     from kale_proxy.tunnel.route import Route
 
+    Start = Callable[[Target, Sequence[str], float], Joined]
+
 _FIRST_BYTE_S = 10.0
 _MAX_NOISE = 1 << 20
-_WORDS_S = 0.5
+NO_SSH = "Install OpenSSH's client, or pip install 'kale-magic[ssh]'."
 
 
 class Way(NamedTuple):
@@ -41,7 +44,6 @@ class Way(NamedTuple):
 
     name: str
     open: Callable[[float], socket.socket]
-    target: Target | None = None
 
 
 class Dialer:
@@ -53,14 +55,14 @@ class Dialer:
         None where there is no ssh.
     memory : Path
         File that tells what worked.
-    extra : callable, optional
-        Gives more ways for a route, to be tried last.
+    library : Library, optional
+        Tried last.
     """
 
-    def __init__(self, ssh: OpenSSH | None, memory: Path, extra: Callable[[Route], Sequence[Way]] = lambda _: ()) -> None:
+    def __init__(self, ssh: OpenSSH | None, memory: Path, library: Library | None = None) -> None:
         self.ssh = ssh
+        self.library = library
         self._memory = memory
-        self._extra = extra
 
     def open(self, route: Route, deadline: float) -> tuple[socket.socket, str]:
         """Return a stream to the socket, and the name of the way.
@@ -91,8 +93,27 @@ class Dialer:
             sock.setblocking(True)
             return sock, way.name
         if not ways:
-            raise TunnelError(f"There is no ssh here by which {route.host} could be reached.")
+            raise TunnelError(f"There is no ssh here by which {route.host} could be reached. {NO_SSH}")
         raise _summed(route.host, failures)
+
+    def output(self, host: str, command: str, deadline: float) -> str:
+        """Return what a command line prints on a login host.
+
+        Raises
+        ------
+        TunnelError
+            The host can't be reached, or the command fails: with its last words.
+        """
+        if self.ssh is None and self.library is None:
+            raise TunnelError(f"There is no ssh here by which {host} could be reached. {NO_SSH}")
+        if self.ssh is not None:
+            try:
+                return self.ssh.output(Target(host), command, deadline)
+            except TunnelError:
+                if self.library is None:
+                    raise
+        assert self.library is not None
+        return self.library.output(host, command)
 
     def ways(self, route: Route) -> list[Way]:
         """Return the ways to a route in the order in which they are tried."""
@@ -100,16 +121,22 @@ class Dialer:
             return [Way("this machine", lambda deadline: _local(route, deadline))]
         found: list[Way] = []
         target = _target(route)
-        if self.ssh is not None:
+        goal = target.host + (f" through {target.via}" if target.via else "")
+        if self.ssh is not None and target.host:
             ssh = self.ssh
-            through = f" through {target.via}" if target.via else ""
-            found += [
-                Way(f"ssh to {target.host}{through}", lambda deadline: self._forward(ssh, target, route, deadline), target),
-                Way(f"ssh to {target.host}{through}, a command", lambda deadline: self._command(ssh, target, route, deadline), target),
-            ]
-        if route.job_id and (srun := self._srun(route)) is not None:
-            found.append(srun)
-        found += self._extra(route)
+            found.append(Way(f"ssh to {goal}", lambda deadline: self._forward(ssh, target, route, deadline)))
+        shells: list[tuple[str, Start]] = []
+        if self.ssh is not None:
+            shells.append(("ssh", self.ssh.start))
+        if self.library is not None:
+            shells.append(("paramiko", self.library.start))
+        for name, start in shells:
+            found.append(Way(f"{name} to {goal}, a command", self._command(start, target, [], route)))
+        if route.job_id and route.login:
+            through = Target(route.login)
+            found += [Way(f"srun through {route.login} by {name}", self._command(start, through, _srun_words(route), route)) for name, start in shells]
+        elif route.job_id and shutil.which("srun") is not None:
+            found.append(Way("srun", self._command(_start_here, target, _srun_words(route), route)))
         known = self._read().get(route.kind)
         return sorted(found, key=lambda way: _general(way.name, route) != known)
 
@@ -123,26 +150,14 @@ class Dialer:
             ssh.distrust(target)
             raise
 
-    def _command(self, ssh: OpenSSH, target: Target, route: Route, deadline: float) -> socket.socket:
-        mark = _mark()
-        return _marked(ssh.start(target, _pipe_words(route, mark), deadline), mark, deadline, target.host)
-
-    def _srun(self, route: Route) -> Way | None:
+    @staticmethod
+    def _command(start: Start, target: Target, before: Sequence[str], route: Route) -> Callable[[float], socket.socket]:
         def open_(deadline: float) -> socket.socket:
             mark = _mark()
-            words = [*_srun_words(route), *_pipe_words(route, mark)]
-            if route.login:
-                assert self.ssh is not None
-                joined = self.ssh.start(Target(route.login), words, deadline)
-            else:
-                joined = run_joined(words, clean(os.environ))
-            return _marked(joined, mark, deadline, f"job {route.job_id}")
+            joined = start(target, [*before, *_pipe_words(route, mark)], deadline)
+            return _marked(joined, mark, deadline, route.host)
 
-        if route.login and self.ssh is None:
-            return None
-        if not route.login and shutil.which("srun") is None:
-            return None
-        return Way("srun" + (f" through {route.login}" if route.login else ""), open_)
+        return open_
 
     # -- what worked
 
@@ -169,11 +184,24 @@ class _SilentError(TunnelError):
 
 @lru_cache(maxsize=1)
 def default() -> Dialer:
-    """Return this process's dialer: the user's ssh, or that of ``KALE_SSH``; made once."""
+    """Return this process's dialer: the user's ssh, or that of ``KALE_SSH``; made once.
+
+    ``KALE_SSH=paramiko``, or no ssh at all, takes paramiko if that is installed.
+    """
     words = shlex.split(os.environ.get("KALE_SSH", "")) or ["ssh"]
     folder = private_dir(socket_dir() / "s")
-    ssh = OpenSSH(words, folder) if shutil.which(words[0]) else None
-    return Dialer(ssh, folder / "ways.json")
+    if words[0] != "paramiko" and shutil.which(words[0]):
+        return Dialer(OpenSSH(words, folder), folder / "ways.json")
+    library = None
+    with contextlib.suppress(ImportError):
+        from kale_proxy.tunnel.library import Library  # an extra, and slow to load
+
+        library = Library(config=Path(words[1]) if len(words) > 1 else None)
+    return Dialer(None, folder / "ways.json", library)
+
+
+def _start_here(_: Target, words: Sequence[str], __: float) -> Joined:
+    return run_joined(words, clean(os.environ))
 
 
 def clean(environ: Mapping[str, str]) -> dict[str, str]:
@@ -245,8 +273,7 @@ def _speaking(sock: socket.socket, deadline: float, otherwise: str) -> socket.so
 
 def _marked(joined: Joined, mark: str, deadline: float, host: str) -> socket.socket:
     """Return the socket of a program when the pipe at its other end is there; what came before it is dropped."""
-    process, sock, said = joined
-    threading.Thread(target=process.wait, daemon=True, name="kale-pipe").start()
+    sock, last_words = joined
     seen = b""
     try:
         while not seen.endswith(mark.encode()):
@@ -258,10 +285,5 @@ def _marked(joined: Joined, mark: str, deadline: float, host: str) -> socket.soc
         return _speaking(sock, deadline, f"Nothing listens at the step's socket on {host}.")
     except TunnelError as exc:
         sock.close()
-        with contextlib.suppress(Exception):
-            process.wait(_WORDS_S)
-        said.seek(0)
-        lines = said.read().decode("utf-8", "replace").strip().splitlines()
+        lines = last_words().strip().splitlines()
         raise TunnelError(f"{exc} {host} said: {lines[-1]}" if lines else str(exc)) from exc
-    finally:
-        said.close()

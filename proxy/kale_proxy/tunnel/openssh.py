@@ -19,18 +19,20 @@ import tempfile
 import threading
 import time
 from dataclasses import dataclass, field
-from typing import IO, TYPE_CHECKING, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from kale_proxy.places import private_dir
 from kale_proxy.tunnel.errors import AuthenticationError, HostKeyError, TunnelError
+from kale_proxy.tunnel.mux import Mux, MuxError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 _CHECK_S = 5.0
 _CONNECT_S = 10
 _KEEP_S = 600
+_WORDS_S = 0.5
 _DISTRUST_S = 60.0
 _QUIET = ("-o", "LogLevel=ERROR", "-o", "PermitLocalCommand=no")
 _PLAIN = ("-T", "-a", "-x", "-o", "RemoteCommand=none", "-o", "ClearAllForwardings=yes")
@@ -47,8 +49,13 @@ class Target:
 
 @dataclass(slots=True)
 class _Master:
-    options: tuple[str, ...]  # that make ssh use it
+    path: Path
     is_ours: bool
+
+    @property
+    def options(self) -> tuple[str, str]:
+        """What makes ssh use it."""
+        return "-S", os.fspath(self.path)
 
 
 @dataclass(slots=True)
@@ -69,6 +76,7 @@ class OpenSSH:
     folder: Path
     is_interactive: bool = False
     _distrusted: dict[Target, float] = field(default_factory=dict)
+    _theirs: dict[Target, Path | None] = field(default_factory=dict)
     _woken: set[Target] = field(default_factory=set)
     _count: int = 0
 
@@ -83,22 +91,21 @@ class OpenSSH:
             The host can't be reached; HostKeyError, AuthenticationError as they say.
         """
         self._count += 1
-        name = self.folder / f"f{os.getpid()}-{threading.get_native_id()}-{self._count}"
-        spec = f"{name}:{path}"
+        name = os.fspath(self.folder / f"f{os.getpid()}-{threading.get_native_id()}-{self._count}")
         try:
-            master = self._ask_master(target, ["forward", "-L", spec], deadline)
+            master = self._ask_master(target, lambda mux: mux.forward(name, path), deadline)
             sock = socket.socket(socket.AF_UNIX)
             try:
                 sock.settimeout(_CHECK_S)
-                sock.connect(os.fspath(name))
+                sock.connect(name)
+                with contextlib.suppress(MuxError), Mux(master.path, deadline) as mux:
+                    mux.cancel(name, path)  # the stream lives on without its listener: nothing is left if we are killed
             except OSError as exc:
                 sock.close()
                 raise TunnelError(f"ssh's forward to {target.host} does not answer ({exc}).") from exc
         finally:
             with contextlib.suppress(FileNotFoundError):
-                name.unlink()
-        # The stream lives on without its listener, so that nothing is left if this process is killed.
-        self._later(target, [*master.options, "-O", "cancel", "-L", spec])
+                os.unlink(name)
         if not master.is_ours and target not in self._woken:
             self._woken.add(target)  # it may be one without a session, see the module
             self._later(target, ["-o", "BatchMode=yes", *_PLAIN], "true")
@@ -129,15 +136,15 @@ class OpenSSH:
 
     def has_master(self, target: Target) -> bool:
         """Tell whether a stream to the host needs no login now."""
-        return self._living(target, ["check"], time.monotonic() + _CHECK_S) is not None
+        return self._living(target, Mux.check, time.monotonic() + _CHECK_S) is not None
 
     # -- masters
 
     def _master(self, target: Target, deadline: float) -> _Master:
-        return self._ask_master(target, ["check"], deadline)
+        return self._ask_master(target, Mux.check, deadline)
 
-    def _ask_master(self, target: Target, request: Sequence[str], deadline: float) -> _Master:
-        """Have a master do what ``-O`` asks, and return which did; log in if there is none."""
+    def _ask_master(self, target: Target, request: Callable[[Mux], None], deadline: float) -> _Master:
+        """Have a master do what is asked, and return which did; log in if there is none."""
         found = self._living(target, request, deadline)
         if found is not None:
             return found
@@ -145,20 +152,33 @@ class OpenSSH:
             found = self._living(target, request, deadline)
             if found is None:
                 found = self._open(target, deadline)
-                self._run([*found.options, "-O", *request, target.host], target, deadline)
+                try:
+                    with Mux(found.path, deadline) as mux:
+                        request(mux)
+                except MuxError as exc:
+                    raise TunnelError(f"ssh's own connection to {target.host} does not do what it is asked: {exc}.") from exc
         return found
 
-    def _living(self, target: Target, request: Sequence[str], deadline: float) -> _Master | None:
+    def _living(self, target: Target, request: Callable[[Mux], None], deadline: float) -> _Master | None:
         """Return the master that is up and has done the request: ours, or the user's; None if neither is."""
-        ours = self._our_path(target)
         trusted = time.monotonic() - self._distrusted.get(target, -_DISTRUST_S) >= _DISTRUST_S
-        for options, is_ours in ((("-S", os.fspath(ours)), True), ((), False)):
-            if (is_ours and not ours.exists()) or not (is_ours or trusted):
-                continue
-            with contextlib.suppress(TunnelError):
-                self._run([*options, "-O", *request, target.host], target, min(deadline, time.monotonic() + _CHECK_S))
-                return _Master(options, is_ours)
+        masters = [_Master(self._our_path(target), is_ours=True)]
+        if trusted and (theirs := self._their_path(target, deadline)) is not None:
+            masters.append(_Master(theirs, is_ours=False))
+        for master in masters:
+            if master.path.exists():
+                with contextlib.suppress(MuxError), Mux(master.path, min(deadline, time.monotonic() + _CHECK_S)) as mux:
+                    request(mux)
+                    return master
         return None
+
+    def _their_path(self, target: Target, deadline: float) -> Path | None:
+        """Return where the user's configuration has the master of a host; asked of ssh once."""
+        if target not in self._theirs:
+            said = self._run(["-G", target.host], target, min(deadline, time.monotonic() + _CHECK_S))
+            found = [line.partition(" ")[2] for line in said.splitlines() if line.startswith("controlpath ")]
+            self._theirs[target] = Path(found[0]) if found and found[0] != "none" else None
+        return self._theirs[target]
 
     def _open(self, target: Target, deadline: float) -> _Master:
         """Log in: one handshake, and a session that ends at once."""
@@ -169,7 +189,7 @@ class OpenSSH:
         if target.via:
             options += ["-o", f"ProxyCommand={self._proxy_command(target, deadline)}"]
         self._run([*options, *_ALIVE, *_PLAIN, target.host, "true"], target, deadline, may_ask=self.is_interactive)
-        return _Master(("-S", os.fspath(path)), is_ours=True)
+        return _Master(path, is_ours=True)
 
     def _proxy_command(self, target: Target, deadline: float) -> str:
         login = self._master(Target(target.via), deadline)
@@ -252,11 +272,10 @@ def _code_of(process: subprocess.Popen[bytes], timeout: float) -> int | None:
 
 
 class Joined(NamedTuple):
-    """A program whose stdin and stdout are the other end of ``sock``; what it says of errors is in ``said``."""
+    """A program whose stdin and stdout are the other end of ``sock``; ``last_words`` gives what it said of errors, once."""
 
-    process: subprocess.Popen[bytes]
     sock: socket.socket
-    said: IO[bytes]
+    last_words: Callable[[], str]
 
 
 def run_joined(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> Joined:
@@ -274,7 +293,16 @@ def run_joined(argv: Sequence[str], environ: Mapping[str, str] | None = None) ->
         raise TunnelError(f"{argv[0]} can't be run ({exc.strerror}).") from exc
     finally:
         theirs.close()
-    return Joined(process, ours, said)
+    threading.Thread(target=process.wait, daemon=True, name="kale-pipe").start()
+
+    def last_words() -> str:
+        with said, contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_WORDS_S)
+            said.seek(0)
+            return said.read().decode("utf-8", "replace")
+        return ""
+
+    return Joined(ours, last_words)
 
 
 def explain(host: str, code: int, said: str) -> TunnelError:
