@@ -190,7 +190,7 @@ def _add_kernels_commands(commands: Any) -> None:
     does = "kernels that open a notebook or console on a running step"
     kernels = commands.add_parser("kernels", help=does, description=f"{does[0].upper()}{does[1:]}.")
     parts = kernels.add_subparsers(dest="part", metavar="COMMAND", title="commands", required=True)
-    listed = _add(parts, "list", "kernels:list_", "list them: name and folder", json=True)
+    listed = _add(parts, "list", "kernels:list_", "list them, and the general ones such as kale-local: name and folder", json=True)
     install = _add(parts, "install", "kernels:install", "make the kernel of a step", json=True, more=_STEP)
     install.add_argument("step", metavar="STEP")
     _add_modes(install)

@@ -1,4 +1,4 @@
-"""``kernels list|install|remove``: the kernelspecs of steps; ``open``: a notebook on one; and ``attach --console``, which uses one."""
+"""``kernels list|install|remove``: the kernelspecs of steps (the general ones are listed too); ``open``: a notebook on one; and ``attach --console``, which uses one."""
 
 from __future__ import annotations
 
@@ -23,15 +23,22 @@ if TYPE_CHECKING:
 
 
 def list_(arguments: argparse.Namespace, console: Console) -> int:
-    """List the kernelspecs of steps."""
+    """List the general kernelspecs, with what they are, and those of steps."""
+    from kale_magic.kernels import general
+
+    others = general.installed(_prefix(arguments))
     found = specs.installed(_prefix(arguments))
     if console.is_json:
-        console.data([{"name": spec.name, "path": str(spec.path), "step": spec.step} for spec in found])
-    elif not found:
-        console.say("No step has a kernel for notebooks. Make one: jupyter kale kernels install STEP")
-    width = max((len(spec.name) for spec in found), default=0) + 2
+        rows = [{"name": other.name, "path": str(other.path), "step": None, "does": other.does} for other in others]
+        rows += [{"name": spec.name, "path": str(spec.path), "step": spec.step, "does": f"visits {spec.step}"} for spec in found]
+        console.data(rows)
+    width = max([len(other.name) for other in others] + [len(spec.name) for spec in found], default=0) + 2
+    for other in others:
+        console.say(f"{other.name:<{width}}{other.path}: {other.does}")
     for spec in found:
         console.say(f"{spec.name:<{width}}{spec.path}")
+    if not found:
+        console.say("No step has a kernel for notebooks. Make one: jupyter kale kernels install STEP")
     return Exit.OK
 
 
