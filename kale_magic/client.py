@@ -113,6 +113,7 @@ class Client:
         executor: str | None = None,
         python: str | None = None,
         environ: Mapping[str, str] | None = None,
+        token: str | None = None,
     ) -> dict[str, Any]:
         """Hand over a workflow and return ``{"run", "folder", "seq"}`` at once.
 
@@ -132,6 +133,8 @@ class Client:
             Interpreter of the steps; None is this process's.
         environ : mapping of str to str
             Environment of the steps, cleaned; None is this process's, cleaned.
+        token : str or None
+            What makes this submit one and the same when it is asked again; None makes one for this call.
 
         Raises
         ------
@@ -160,7 +163,7 @@ class Client:
             "executor": executor,
             "python": python or sys.executable,
             "environ": dict(environ),
-            "token": os.urandom(16).hex(),  # so that asking again after a lost answer submits nothing twice
+            "token": token or os.urandom(16).hex(),  # so that asking again after a lost answer submits nothing twice
         }
         return self._ask_object(protocol.SUBMIT, fields)
 

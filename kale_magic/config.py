@@ -33,7 +33,8 @@ class Settings:
     ``idle_stop_s`` is how long a manager without live runs and clients stays; ``keep_events`` how many events
     can be replayed; ``cpus``, ``memory_bytes`` and ``gpus`` limit what the local executor gives out (None: all
     that the machine lets us use). ``host`` is the login host whose manager is meant, empty for this machine's;
-    ``hosts`` what is known of such hosts, by name.
+    ``hosts`` what is known of such hosts, by name; ``open_template`` the notebook that ``%kale_open`` begins with
+    (None: Kale's own).
     """
 
     state_dir: Path
@@ -45,6 +46,7 @@ class Settings:
     gpus: int | None = None
     host: str = ""
     hosts: Mapping[str, HostSettings] = field(default_factory=dict)
+    open_template: Path | None = None
 
     @property
     def database(self) -> Path:
@@ -72,13 +74,14 @@ class Settings:
         return self.socket_dir / "w"
 
 
-# Each row: section and key of config.toml, variable, field, type (None: an amount of memory)
+# Each row: section and key of config.toml, variable, field, type (None: an amount of memory; str: a file)
 _KEYS = (
     ("manager", "idle_stop_s", "KALE_IDLE_S", "idle_stop_s", float),
     ("manager", "keep_events", "KALE_KEEP_EVENTS", "keep_events", int),
     ("local", "cpus", "KALE_CPUS", "cpus", int),
     ("local", "memory", "KALE_MEMORY", "memory_bytes", None),
     ("local", "gpus", "KALE_GPUS", "gpus", int),
+    ("open", "template", "KALE_OPEN_TEMPLATE", "open_template", str),
 )
 
 
@@ -107,12 +110,13 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         if variable in environ:
             raw, source = environ[variable], variable
         if raw is not None:
-            values[name] = _value(raw, kind, source)
+            values[name] = _file(raw, path.parent, source) if kind is str else _value(raw, kind, source)
     values["hosts"] = _hosts(table.pop("hosts", {}), path)
     for section, rest in table.items():
         known = sorted(key for part, key, *_ in _KEYS if part == section)
         for key in rest if isinstance(rest, dict) else [section]:
-            known_text = f"Known in [{section}]: {', '.join(known)}." if known else "Known sections: manager, local, hosts.NAME."
+            sections = ", ".join(dict.fromkeys(part for part, *_ in _KEYS))
+            known_text = f"Known in [{section}]: {', '.join(known)}." if known else f"Known sections: {sections}, hosts.NAME."
             raise ConfigError(f"{path}: {section}.{key} is no setting.", known_text)
     return replace(settings, **values)
 
@@ -142,6 +146,12 @@ def _read(path: Path) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as exc:
         raise ConfigError(f"{path} is not TOML: {exc}.") from exc
     return {section: dict(part) if isinstance(part, dict) else {section: part} for section, part in table.items()}
+
+
+def _file(raw: object, folder: Path, source: str) -> Path:
+    if not isinstance(raw, str) or not raw:
+        raise ConfigError(f"{source} = {raw!r} is no file.", "Give its path in quotes; a relative one begins at the state folder.")
+    return folder / os.path.expanduser(raw)
 
 
 def _value(raw: object, kind: type | None, source: str) -> object:

@@ -54,6 +54,7 @@ def build_parser() -> Parser:
     _add_workflow_commands(commands)
     _add_look_commands(commands)
     _add_act_commands(commands)
+    _add_open_command(commands)
     _add_kernels_commands(commands)
     _add_care_commands(commands)
     return parser
@@ -178,17 +179,33 @@ def _add_act_commands(commands: Any) -> None:
     )
 
 
+def _add_open_command(commands: Any) -> None:
+    open_ = _add(
+        commands, "open", "kernels:open_", "make a notebook in a running step's own kernel", json=True,
+        more=f"It has the step's description, parameters and inputs, a log cell and a plot cell. {_STEP}",
+    )  # fmt: skip
+    _add_host(open_)
+    open_.add_argument("step", metavar="STEP")
+    open_.add_argument("-o", metavar="FILE", dest="file", help="where to, a file or a folder (default: STEP.ipynb, here)")
+    open_.add_argument("--template", metavar="FILE", help="begin with this notebook instead of Kale's template")
+    _add_modes(open_)
+
+
+def _add_modes(parser: Parser) -> None:
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--write", action="store_true", help="names that a cell assigns become the step's")
+    kind.add_argument("--main", action="store_true", help="queue behind the step's code instead of running beside it")
+
+
 def _add_kernels_commands(commands: Any) -> None:
     does = "kernels that open a notebook or console on a running step"
     kernels = commands.add_parser("kernels", help=does, description=f"{does[0].upper()}{does[1:]}.")
     parts = kernels.add_subparsers(dest="part", metavar="COMMAND", title="commands", required=True)
-    listed = _add(parts, "list", "kernels:list_", "list them: name and folder", json=True)
+    listed = _add(parts, "list", "kernels:list_", "list them, and the general ones such as kale-local: name and folder", json=True)
     install = _add(parts, "install", "kernels:install", "make the kernel of a step", json=True, more=_STEP)
     _add_host(install)
     install.add_argument("step", metavar="STEP")
-    kind = install.add_mutually_exclusive_group()
-    kind.add_argument("--write", action="store_true", help="names that a cell assigns become the step's")
-    kind.add_argument("--main", action="store_true", help="queue behind the step's code instead of running beside it")
+    _add_modes(install)
     remove = _add(parts, "remove", "kernels:remove", "remove one, or all whose run is over")
     remove.add_argument("name", metavar="NAME", nargs="?", help="as list shows it, or RUN/STEP")
     remove.add_argument("--stale", action="store_true", help="all whose run is over")

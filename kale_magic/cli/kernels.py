@@ -1,4 +1,4 @@
-"""``kernels list|install|remove``: the kernelspecs of steps; and ``attach --console``, which uses one."""
+"""``kernels list|install|remove``: the kernelspecs of steps (the general ones are listed too); ``open``: a notebook on one; and ``attach --console``, which uses one."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib.util
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kale_magic.cli.exits import Exit
@@ -22,15 +23,22 @@ if TYPE_CHECKING:
 
 
 def list_(arguments: argparse.Namespace, console: Console) -> int:
-    """List the kernelspecs of steps."""
+    """List the general kernelspecs, with what they are, and those of steps."""
+    from kale_magic.kernels import general
+
+    others = general.installed(_prefix(arguments))
     found = specs.installed(_prefix(arguments))
     if console.is_json:
-        console.data([{"name": spec.name, "path": str(spec.path), "step": spec.step} for spec in found])
-    elif not found:
-        console.say("No step has a kernel for notebooks. Make one: jupyter kale kernels install STEP")
-    width = max((len(spec.name) for spec in found), default=0) + 2
+        rows = [{"name": other.name, "path": str(other.path), "step": None, "does": other.does} for other in others]
+        rows += [{"name": spec.name, "path": str(spec.path), "step": spec.step, "does": f"visits {spec.step}"} for spec in found]
+        console.data(rows)
+    width = max([len(other.name) for other in others] + [len(spec.name) for spec in found], default=0) + 2
+    for other in others:
+        console.say(f"{other.name:<{width}}{other.path}: {other.does}")
     for spec in found:
         console.say(f"{spec.name:<{width}}{spec.path}")
+    if not found:
+        console.say("No step has a kernel for notebooks. Make one: jupyter kale kernels install STEP")
     return Exit.OK
 
 
@@ -39,14 +47,37 @@ def install(arguments: argparse.Namespace, console: Console) -> int:
     from kale_magic.api.find import find_step, one_job
     from kale_magic.api.visits import refuse_without_kernel
 
-    mode = "main" if arguments.main else "write" if arguments.write else "visit"
     with Client.connect(host=arguments.host) as client:
         target = one_job(client, find_step(client, arguments.step, here(client), is_acting=True))
         refuse_without_kernel(target)
-        spec = specs.install(client, target, mode=mode, prefix=_prefix(arguments))
+        spec = specs.install(client, target, mode=_mode(arguments), prefix=_prefix(arguments))
     if console.is_json:
         console.data({"name": spec.name, "path": str(spec.path)})
     console.say(f"{spec.name}: {spec.path}")
+    return Exit.OK
+
+
+def open_(arguments: argparse.Namespace, console: Console) -> int:
+    """Make the notebook of a step."""
+    from kale_magic.api.find import find_step, one_job
+    from kale_magic.api.visits import refuse_without_kernel
+    from kale_magic.kernels import notebook
+
+    here_now = Path.cwd()
+    with Client.connect(host=arguments.host) as client:
+        target = one_job(client, find_step(client, arguments.step, here(client), is_acting=True))
+        refuse_without_kernel(target)
+        opened = notebook.open_notebook(
+            client,
+            target,
+            folder=here_now,
+            file=None if arguments.file is None else Path(arguments.file),
+            template=notebook.template_file(arguments.template),
+            mode=_mode(arguments),
+        )
+    if console.is_json:
+        console.data({"name": opened.spec.name, "path": str(here_now / opened.path)})
+    console.say(notebook.link(opened, here_now)["text/plain"])
     return Exit.OK
 
 
@@ -90,6 +121,10 @@ def open_console(client: Client, target: Target) -> int:
 
 def _take_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _mode(arguments: argparse.Namespace) -> str:
+    return "main" if arguments.main else "write" if arguments.write else "visit"
 
 
 def _prefix(arguments: argparse.Namespace) -> str | None:

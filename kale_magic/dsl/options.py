@@ -34,7 +34,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option: ``--name``, what stands after it, and a line of help. ``least`` is a count's lowest value."""
+    """One option: ``--name`` (``-o`` if it has one letter), what stands after it, and a line of help. ``least`` is a count's lowest value."""
 
     name: str
     kind: Kind
@@ -46,7 +46,7 @@ class Option:
     @property
     def flag(self) -> str:
         """The option as it is typed."""
-        return f"--{self.name}"
+        return f"-{self.name}" if len(self.name) == 1 else f"--{self.name}"
 
     @property
     def attribute(self) -> str:
@@ -201,6 +201,17 @@ SPECS: dict[str, Spec] = {
         "Make a kernel on the step that a notebook or console can use.",
         (_STEP,),
         (
+            Option("write", Kind.FLAG, "names that a cell assigns become the step's"),
+            Option("main", Kind.FLAG, "queue behind the step's code instead of running beside it"),
+            _HOST,
+        ),
+    ),
+    "open": Spec(
+        "Make a notebook in the step's own kernel: its description, parameters and inputs, a log cell, a plot cell.",
+        (_STEP,),
+        (
+            Option("o", Kind.TEXT, "where to: a file or a folder; named after the step, in the workflow's folder, if left out", "FILE"),
+            Option("template", Kind.TEXT, "begin with this notebook instead of Kale's template", "FILE"),
             Option("write", Kind.FLAG, "names that a cell assigns become the step's"),
             Option("main", Kind.FLAG, "queue behind the step's code instead of running beside it"),
             _HOST,

@@ -92,6 +92,8 @@ def step_cell(step: Step) -> str:
     text = f"{_literal(step.description)}\n" if step.description or starts_with_text else ""
     if step.kind is StepKind.SCRIPT and not re.search(r"^#(?:SBATCH|PBS)\s", step.code, re.MULTILINE):
         raise FormatError(f"Step {step.name} is a batch script without #SBATCH lines, which no cell can say.")
+    if step.idle_s is not None:
+        raise FormatError(f"Step {step.name} is the kernel of a notebook, which no cell declares.")
     return f"{line}\n{text}{step.code}"
 
 

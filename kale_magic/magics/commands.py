@@ -68,6 +68,10 @@ COMMANDS = (
         does="run this cell in the step's kernel while it computes; %kale_attach: a notebook on it",
     ),
     Command(
+        name="open", group="Look inside", line="look:open_notebook", is_about_a_step=True,
+        usage="%kale_open STEP", does="a notebook on the step: parameters, inputs, log, plot",
+    ),
+    Command(
         name="pull", group="Look inside", line="look:pull", is_about_a_step=True,
         usage="%kale_pull STEP x y", does="bring values of a step here",
     ),

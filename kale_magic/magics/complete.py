@@ -17,6 +17,7 @@ from kale_magic.magics.commands import BY_NAME, COMMANDS
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from kale_magic.dsl.options import Option
     from kale_magic.magics.session import KaleMagics
 
 _LINE = re.compile(r"\s*(?P<sign>%%?)kale(?:_(?P<name>\w*)|\s+(?P<word>\w*))(?P<rest>.*)")
@@ -75,9 +76,9 @@ def _words(
 
     spec = SPECS[key_of(name, is_cell=is_cell)]
     if token.startswith("-"):
-        return _starting([f"--{option.name}" for option in spec.options], token), token
+        return _starting([option.flag for option in spec.options], token), token
     last = before[-1] if before else ""
-    option = next((option for option in spec.options if f"--{option.name}" == last), None)
+    option = next((option for option in spec.options if option.flag == last), None)
     if last in _STEP_LISTS or last == "--inputs":
         part = token.rpartition(",")[2]
         steps = session.declarations.workflow.steps
@@ -108,8 +109,8 @@ def _for_positional(session: KaleMagics, positional: str, placed: list[str]) -> 
     return []
 
 
-def _when_empty(options: Iterable[object], token: str) -> list[str]:
-    return [] if token else [f"--{getattr(option, 'name', '')}" for option in options]
+def _when_empty(options: Iterable[Option], token: str) -> list[str]:
+    return [] if token else [option.flag for option in options]
 
 
 def _runs(session: KaleMagics) -> list[str]:

@@ -1,8 +1,10 @@
-"""``%%kale_attach``, ``%kale_pull``, ``%kale_vars``, ``%kale_resources``: a look inside a step."""
+"""``%%kale_attach``, ``%kale_open``, ``%kale_pull``, ``%kale_vars``, ``%kale_resources``: a look inside a step."""
 
 from __future__ import annotations
 
+import os
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kale_magic.api import files
@@ -14,6 +16,8 @@ from kale_magic.model.names import assigned_names, free_names
 from kale_magic.model.step import StepKind
 
 if TYPE_CHECKING:
+    from types import SimpleNamespace
+
     from kale_magic.api.find import Target
     from kale_magic.magics.door import Request
     from kale_magic.magics.session import KaleMagics
@@ -70,14 +74,39 @@ def make_kernel(session: KaleMagics, request: Request) -> None:
     from kale_magic.kernels import specs
 
     args = request.args
-    if args.write and args.main:
-        raise UsageError("--write and --main exclude each other.", "What queues behind the step's code writes its names.")
+    mode = _mode(args)
     visits = session.visits_on(args.host)
     target = one_job(visits.client, session.find(args.step, is_acting=True, visits=visits))
     refuse_without_kernel(target)
-    spec = specs.install(visits.client, target, mode="main" if args.main else "write" if args.write else "visit")
+    spec = specs.install(visits.client, target, mode=mode)
     print(f"Notebook: choose the kernel {spec.display_name!r}; closing or restarting it leaves the step alone.")
     print(f"Terminal: jupyter console --kernel {spec.name}")
+
+
+def open_notebook(session: KaleMagics, request: Request) -> None:
+    """Make the notebook of a step, and show a link to it."""
+    from kale_magic.api.visits import refuse_without_kernel
+    from kale_magic.kernels import notebook
+
+    args = request.args
+    visits = session.visits_on(args.host)
+    target = one_job(visits.client, session.find(args.step, is_acting=True, visits=visits))
+    refuse_without_kernel(target)
+    opened = notebook.open_notebook(
+        visits.client,
+        target,
+        folder=session.folder,
+        file=None if args.o is None else Path(os.path.expanduser(args.o)),
+        template=notebook.template_file(args.template),
+        mode=_mode(args),
+    )
+    session.show(notebook.link(opened, Path.cwd()))
+
+
+def _mode(args: SimpleNamespace) -> str:
+    if args.write and args.main:
+        raise UsageError("--write and --main exclude each other.", "What queues behind the step's code writes its names.")
+    return "main" if args.main else "write" if args.write else "visit"
 
 
 def pull(session: KaleMagics, request: Request) -> None:

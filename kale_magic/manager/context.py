@@ -151,6 +151,7 @@ class RunContext:
             files_in=step.files_in,
             files_out=step.files_out,
             limits=self._limits(step, body),
+            idle_s=step.idle_s,
         )
 
     def _limits(self, step: Step, body: StepBody) -> LimitSpec:

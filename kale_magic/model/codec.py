@@ -27,7 +27,7 @@ _LISTS = ("native", "modules", "setup")
 _STEP_LISTS = ("after", "inputs", "outputs", "files_in", "files_out", "tags")
 _STEP_KEYS = (
     "description", "kind", "kernel", "after", "inputs", "outputs", "params", "each", "zip", "files_in", "files_out",
-    "resources", "retries", "executor", "tags", "code",
+    "resources", "retries", "idle", "executor", "tags", "code",
 )  # fmt: skip
 _RESOURCE_KEYS = (
     *_COUNTS, "memory", "walltime", "queue", "account", "qos", "constraint", "reservation",
@@ -82,6 +82,7 @@ def _step_to_dict(step: Step) -> dict[str, Any]:
         "zip": step.is_zipped,
         "resources": _resources_to_dict(step.resources),
         "retries": step.retries or None,
+        "idle": None if step.idle_s is None else format_walltime(step.idle_s),
     }
     return {**_present({key: items[key] for key in _STEP_KEYS[:-1]}), "code": step.code}
 
@@ -186,11 +187,14 @@ def _step_from_dict(name: str, data: Any, path: Path) -> Step:
         is_zipped=_flag(items.get("zip", False), (*path, "zip")),
         resources=_resources_from_dict(items.get("resources", {}), (*path, "resources")),
         retries=_count(items.get("retries", 0), (*path, "retries")),
+        idle_s=_made(lambda: parse_walltime(str(items["idle"])), (*path, "idle")) if "idle" in items else None,
         **lists,
         **words,
     )
     if (step.kind is StepKind.KERNEL) != bool(step.kernel):
         raise Misfit(path, "a step of kind kernel names its kernel, and no other has one.")
+    if step.idle_s is not None and step.kind is not StepKind.PYTHON:
+        raise Misfit((*path, "idle"), "only the kernel of a Python step can stay open for a notebook.")
     if step.is_zipped and len({len(axis.values) for axis in step.each}) > 1:
         raise Misfit((*path, "each"), "with zip all lists need the same length.")
     if step.point_count > MAX_POINTS:

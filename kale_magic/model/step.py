@@ -42,7 +42,8 @@ class Axis:
 class Step:
     """What one ``%%kale_step`` cell declares. Names in ``inputs`` are ``x`` or ``producer.x``.
 
-    ``first_line`` is the line of the cell at which ``code`` begins, so that messages give the line the
+    With ``idle_s`` the kernel stays open after the code, for a notebook whose own kernel it is, until nobody has
+    used it for so long. ``first_line`` is the line of the cell at which ``code`` begins, so that messages give the line the
     user sees; it is no part of the workflow.
     """
 
@@ -61,6 +62,7 @@ class Step:
     files_out: tuple[str, ...] = ()
     resources: Resources = field(default_factory=Resources)
     retries: int = 0
+    idle_s: int | None = None
     executor: str | None = None
     tags: tuple[str, ...] = ()
     first_line: int = field(default=1, compare=False)

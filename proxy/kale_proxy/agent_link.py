@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 DELIMITER = b"<IDS|MSG>"
+AGENT_SESSION = "kale-agent"  # in the headers of the agent's own requests
 _PORTS = {Channel.SHELL: "shell_port", Channel.STDIN: "stdin_port", Channel.CONTROL: "control_port"}
 
 
@@ -156,7 +157,7 @@ class KernelLink:
         return True
 
 
-def request_header(kind: str, session: str = "kale-agent") -> dict[str, Any]:
+def request_header(kind: str, session: str = AGENT_SESSION) -> dict[str, Any]:
     """Return a fresh header for a message of type ``kind``."""
     return {
         "msg_id": uuid.uuid4().hex,

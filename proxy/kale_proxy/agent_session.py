@@ -12,10 +12,11 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from kale_proxy.agent_link import DELIMITER, KernelLink, request_header
+from kale_proxy.agent_link import AGENT_SESSION, DELIMITER, KernelLink, request_header
 from kale_proxy.agent_visit import MODES, Visit
 from kale_proxy.comms import OwnComms, known
 from kale_proxy.journal import JournalReader
+from kale_proxy.stayopen import ask_restart
 from kale_proxy.wire import (
     CLIENT_ID,
     MAX_FRAME,
@@ -61,6 +62,7 @@ class Hello(NamedTuple):
     replies: int
     is_all_wanted: bool
     comms: tuple[str, ...] = ()
+    is_owner: bool = False
 
     @classmethod
     def parse(cls, data: dict[str, Any]) -> Hello:
@@ -74,7 +76,7 @@ class Hello(NamedTuple):
             raise WireError("garbage", "HELLO asks for a visit or for messages in a way that is not known")
         if (since is not None and not _is_seq(since)) or not _is_seq(replies):
             raise WireError("garbage", "HELLO counts messages in something else than whole numbers")
-        return cls(client, mode, since, replies, iopub == "all", known(data.get("comms")))
+        return cls(client, mode, since, replies, iopub == "all", known(data.get("comms")), data.get("owner") is True)
 
 
 class Outlet(Protocol):
@@ -113,6 +115,7 @@ class Session:
         self._on_change = on_change
         self._tag = b'"' + client_id.encode() + b'"'
         self._is_all_wanted = False
+        self._is_owner = False
         self._comms = OwnComms()
         self._acknowledged: int | None = None
         self._replies = 0
@@ -151,6 +154,7 @@ class Session:
         since = self._acknowledged if hello.since is None else hello.since
         self.cursor = last if since is None else min(since, last)
         self._is_all_wanted = hello.is_all_wanted
+        self._is_owner = hello.is_owner
         self._comms.add(hello.comms)
         self._sent = min(hello.replies, self._replies)
         self.acknowledge(self.cursor, self._sent)
@@ -259,7 +263,10 @@ class Session:
         if op == "interrupt":
             if self.visit is None or self.visit.is_over:
                 raise WireError("closed", "this visit is closed")
-            return {"ok": True} | await self.visit.interrupt(self._link, is_running=self._running is not None)
+            return {"ok": True} | await self.visit.interrupt(self._link, is_running=self._running is not None or (self._is_owner and bool(self._unanswered)))
+        if op == "restart" and self._is_owner:
+            ask_restart(self._step.live, self._step.kernel_pid)
+            return {"ok": True}
         if op == "close":
             async with self._opening:
                 await self._close_visit()
@@ -343,7 +350,7 @@ class Session:
 
     def _from_kernel(self, channel: Channel, parts: list[bytes]) -> None:
         parent = json.loads(parts[1])
-        if parent.get("session") == "kale-agent":  # the answer to a question whose deadline is past
+        if parent.get("session") == AGENT_SESSION:  # the answer to a question whose deadline is past
             return
         if channel is not Channel.STDIN:
             self._unanswered.discard(parent.get("msg_id", ""))

@@ -13,6 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kale_proxy.values import write_atomic
+
 if TYPE_CHECKING:
     from kale_proxy.spec import JobSpec
 
@@ -35,6 +37,9 @@ def take(spec: JobSpec) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = folder / f"attempt-{spec.attempt}.claim"
     owner = {"uuid": spec.uuid, "pid": os.getpid(), "pid_start": pid_start(os.getpid()), "boot": boot_id(), "host": socket.gethostname()}
+    if spec.restart and (read(folder, spec.attempt) or {}).get("uuid") == spec.uuid:  # the process before it was of this very job
+        write_atomic(path, json.dumps(owner).encode())
+        return
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError as exc:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from kale_proxy import procs, steprun
 from kale_proxy.claim import pid_start
 from kale_proxy.record import new_result, now
+from kale_proxy.stayopen import RESTART, VISITED
 
 if TYPE_CHECKING:
     import socket
@@ -65,6 +66,17 @@ class Job:
         with contextlib.suppress(OSError, ValueError):
             return int((self.live / "kernel.pid").read_text(encoding="ascii"))
         return self.leader
+
+    def note_visited(self, *, is_visited: bool) -> None:
+        """Let a kernel that stays open for a notebook know whether somebody is connected."""
+        if self.spec.idle_s is not None:
+            with contextlib.suppress(OSError):
+                mark = self.live / VISITED
+                mark.touch(mode=0o600) if is_visited else mark.unlink(missing_ok=True)
+
+    def wants_restart(self) -> bool:
+        """Whether the process has ended so that its job gets a fresh kernel."""
+        return self.spec.idle_s is not None and self.kill_reason is None and (self.live / RESTART).exists()
 
     def interrupt(self) -> None:
         """Send the code a KeyboardInterrupt; the mark tells the step that a person asked for it."""

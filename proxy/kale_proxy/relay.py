@@ -19,11 +19,12 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from kale_proxy import relay_answers as answers
-from kale_proxy.agent_link import request_header
+from kale_proxy.agent_link import AGENT_SESSION, request_header
 from kale_proxy.comms import OwnComms
 from kale_proxy.relay_desk import Desk
 from kale_proxy.relay_ledger import Ledger, Parents, Request, execute_reply
 from kale_proxy.relay_line import Line
+from kale_proxy.relay_role import visitor
 from kale_proxy.wire import (
     MAX_FRAME,
     Channel,
@@ -31,6 +32,7 @@ from kale_proxy.wire import (
     Message,
     WireError,
     ack_frame,
+    json_frame,
     message_frame,
     message_size,
     parse_json,
@@ -41,8 +43,8 @@ if TYPE_CHECKING:
     from kale_proxy.relay_front import Front
     from kale_proxy.relay_line import Seek
     from kale_proxy.relay_link import AgentLink
+    from kale_proxy.relay_role import Role
 
-START_S = 600.0
 _INFO_S = 0.6  # a front end that waits for a kernel asks again each second
 _QUIET_S = 1.5
 _TICK_S = 0.25
@@ -63,10 +65,13 @@ class Relay:
         Finds the step; raises nothing that a person should not read. Asked again whenever the kernel is out of reach.
     mode : str
         ``visit``, ``write`` or ``main``.
+    role : Role, optional
+        What the front end is to the kernel; a visitor by default.
     """
 
-    def __init__(self, front: Front, name: str, seek: Seek, mode: str) -> None:
+    def __init__(self, front: Front, name: str, seek: Seek, mode: str, role: Role | None = None) -> None:
         self._name = name
+        self._role = role or visitor(name)
         self._mode = mode
         self._client_id = os.urandom(16).hex()
         self._ledger = Ledger(self._client_id)
@@ -86,9 +91,9 @@ class Relay:
         self._has_gap = False
         self._info_id = ""
         self._over = ""
-        self._note = ""
+        self._note = self._news = ""
         self._front = front
-        self._desk = Desk(front, self._ledger, name)
+        self._desk = Desk(front, self._ledger, self._role.title)
         self._line = Line(seek, self, self._say)
 
     # -- life
@@ -134,13 +139,14 @@ class Relay:
         """See :class:`kale_proxy.relay_line.Owner`, for this and the next four."""
         since, replies = self._seen
         place = {"client": self._client_id, "since": since, "replies": replies}
-        return place | {"visit": {"mode": self._mode}, "comms": list(self._comms)}
+        return place | self._role.hello | {"visit": {"mode": self._mode}, "comms": list(self._comms)}
 
     def joined(self, link: AgentLink) -> None:  # noqa: D102
         welcome = link.welcome
         is_same_agent, self._agent_pid = self._agent_pid == welcome["agent_pid"], welcome["agent_pid"]
         self._seen = self._acknowledged = (int(welcome["seq"]), int(welcome["replies"]))
-        self._note = str(welcome["note"])
+        self._note = " ".join(filter(None, (self._news, str(welcome["note"]))))
+        self._news = ""
         self._link = link
         self._is_waiting.clear()
         link.hold(self._is_held)
@@ -155,14 +161,15 @@ class Relay:
         self._is_waiting.clear()
         tell(advice)
         for request in self._ledger:
-            self._desk.fail(request, "StepEnded", advice)
+            self._desk.fail(request, self._role.ended, advice)
         self._desk.inform()
 
     def forget(self, reason: str) -> None:  # noqa: D102
         self._seen, self._agent_pid, self._desk.info = (None, 0), 0, None
+        self._news = f"{self._name}: {reason} This is a new one, and the variables of the one before are gone."
         for request in self._ledger:
             if request.is_sent:
-                self._desk.fail(request, "StepEnded", f"{self._name}: {reason}")
+                self._desk.fail(request, self._role.ended, f"{self._name}: {reason}")
 
     def _came_back(self, *, is_same_agent: bool) -> None:
         """Repeat what may have been lost with the last stream, in a way that runs no cell twice."""
@@ -235,7 +242,7 @@ class Relay:
         elif request.has_reply and (refused := answers.refusal(channel, request.kind)) is not None:
             self._desk.settle(request, refused)
         elif self._over:
-            self._desk.fail(request, "StepEnded", self._over, content)
+            self._desk.fail(request, self._role.ended, self._over, content)
         elif message_size(request.parts) > MAX_FRAME:
             self._desk.fail(request, "ValueError", f"A message of {message_size(parts) >> 20} MiB can't be sent to a step.")
         else:
@@ -273,6 +280,9 @@ class Relay:
         content = {"status": "ok", "restart": is_restart}
         self._desk.settle(request, content)
         self._front.publish("shutdown_reply", self._front.made("shutdown_reply", request.header, content))
+        if self._role.finish(is_restart=is_restart) and self._link is not None:
+            self._link.send(json_frame(Kind.CONTROL, {"id": "restart", "op": "restart"}))
+            self._role.is_passed_on = True
         self.stop()
 
     # -- from the agent
@@ -298,7 +308,7 @@ class Relay:
         parts = message.parts
         kind = str(json.loads(parts[0]).get("msg_type"))
         parent = self._parents.clean(parts[1])
-        if parent.session == self._client_id:  # the relay's own
+        if parent.session in {self._client_id, AGENT_SESSION}:  # the relay's own, the agent's own
             if parent.msg_id == self._probe and kind == "status" and b"idle" in parts[3]:
                 self._probed("idle")
             return
@@ -315,7 +325,7 @@ class Relay:
         parts = message.parts
         parent = self._parents.clean(parts[1])
         if parent.msg_id == self._info_id:
-            self._desk.info = answers.kernel_info(json.loads(parts[3]), self._name)
+            self._desk.info = answers.kernel_info(json.loads(parts[3]), self._role.title)
             self._desk.inform()
         elif parent.msg_id == self._probe:
             self._probed("reply")
@@ -373,8 +383,8 @@ class Relay:
                 cells[0].told = line.doing
                 self._desk.show(cells[0], f"{self._name} {line.doing}; this cell waits.")
             for request in cells:
-                if not line.was_there and now - request.at > START_S:
-                    self._desk.fail(request, "TimeoutError", f"{self._name} {line.doing}, still after {START_S:g} s.")
+                if not line.was_there and now - request.at > self._role.start_s:
+                    self._desk.fail(request, "TimeoutError", f"{self._name} {line.doing}, still after {self._role.start_s:g} s.")
 
 
 def tell(sentence: str) -> None:

@@ -53,14 +53,14 @@ def without_kernel(kind: str, content: dict[str, Any], name: str, sentence: str)
     return error(name, sentence)
 
 
-def kernel_info(of_step: dict[str, Any], name: str) -> dict[str, Any]:
+def kernel_info(of_step: dict[str, Any], title: str) -> dict[str, Any]:
     """Return the step kernel's own information, without what a visitor does not get."""
     features = [feature for feature in of_step.get("supported_features", ()) if feature not in _HIDDEN]
-    banner = f"{of_step.get('banner', '')}\nKale: a visit to {name}\n".lstrip()
+    banner = f"{of_step.get('banner', '')}\nKale: {title}\n".lstrip()
     return of_step | {"status": "ok", "supported_features": features, "debugger": False, "banner": banner}
 
 
-def stand_in(name: str) -> dict[str, Any]:
+def stand_in(title: str) -> dict[str, Any]:
     """Return the information of a kernel that does not answer yet: a front end waits for it to begin."""
     version = platform.python_version()
     language = {
@@ -78,7 +78,7 @@ def stand_in(name: str) -> dict[str, Any]:
         "implementation": "ipython",
         "implementation_version": version,
         "language_info": language,
-        "banner": f"Kale: a visit to {name}, which does not answer yet\n",
+        "banner": f"Kale: {title}, which does not answer yet\n",
         "debugger": False,
         "help_links": [],
         "supported_features": [],

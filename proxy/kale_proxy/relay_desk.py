@@ -20,8 +20,8 @@ class Desk:
         Where answers go.
     ledger : Ledger
         In which they are noted.
-    name : str
-        The step, for people.
+    title : str
+        What the kernel is, for the banner.
 
     Attributes
     ----------
@@ -33,19 +33,19 @@ class Desk:
         The last execution count seen.
     """
 
-    def __init__(self, front: Front, ledger: Ledger, name: str) -> None:
+    def __init__(self, front: Front, ledger: Ledger, title: str) -> None:
         self.info: dict[str, Any] | None = None
         self.asking: list[Request] = []
         self.count = 0
         self._front = front
         self._ledger = ledger
-        self._name = name
+        self._title = title
 
     def inform(self) -> None:
         """Answer who asked what kernel this is: with what the kernel said, or with a stand-in that lets them wait."""
         asked, self.asking = self.asking, []
         for request in asked:
-            self.settle(request, self.info or answers.stand_in(self._name))
+            self.settle(request, self.info or answers.stand_in(self._title))
 
     def settle(self, request: Request, content: dict[str, Any]) -> None:
         """Answer a request that the kernel does not get."""

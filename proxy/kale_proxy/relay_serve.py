@@ -9,14 +9,18 @@ from typing import TYPE_CHECKING
 from kale_proxy.doorbell import ProcessWatch
 from kale_proxy.relay import Relay
 from kale_proxy.relay_front import Front
+from kale_proxy.relay_role import visitor
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from kale_proxy.relay_line import Seek
+    from kale_proxy.relay_role import Role
 
 
-def serve(file: Path, name: str, seek: Seek, *, mode: str = "visit", owner: int | None = None) -> None:
+def serve(
+    file: Path, name: str, seek: Seek, *, mode: str = "visit", owner: int | None = None, role: Role | None = None
+) -> None:
     """Be the kernel of the connection file ``file`` until the front end shuts it down, ``owner`` ends, or a signal comes.
 
     Parameters
@@ -31,23 +35,31 @@ def serve(file: Path, name: str, seek: Seek, *, mode: str = "visit", owner: int 
         ``visit``, ``write`` or ``main``.
     owner : int, optional
         The process with which the relay ends.
+    role : Role, optional
+        What the front end is to the kernel: a visitor if none is given. Afterwards it says whether the kernel's end was
+        asked for: by the front end, or by SIGTERM; who merely vanishes has not asked.
 
     Raises
     ------
     ConnectionFileError
         The file is none, or its addresses are taken.
     """
-    asyncio.run(_serve(file, name, seek, mode, owner))
+    asyncio.run(_serve(file, name, seek, mode, owner, role or visitor(name)))
 
 
-async def _serve(file: Path, name: str, seek: Seek, mode: str, owner: int | None) -> None:
+async def _serve(file: Path, name: str, seek: Seek, mode: str, owner: int | None, role: Role) -> None:
     front = Front(file)
-    relay = Relay(front, name, seek, mode)
+    relay = Relay(front, name, seek, mode, role)
     front.open(relay.take, relay.go_on)
+
+    def end() -> None:
+        role.finish()
+        relay.stop()
+
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGINT, relay.interrupt)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, relay.stop)
+    loop.add_signal_handler(signal.SIGTERM, end)
+    loop.add_signal_handler(signal.SIGHUP, relay.stop)
     watch = ProcessWatch(owner, relay.stop) if owner is not None else None
     try:
         await relay.run()

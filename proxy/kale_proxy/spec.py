@@ -84,6 +84,8 @@ class JobSpec:
     env: dict[str, str] = field(default_factory=dict)  # added to the worker's own
     limits: LimitSpec = field(default_factory=LimitSpec)
     hold_s: float = 600.0  # how long a stopped step's kernel stays for a look
+    restart: int = 0  # how often its kernel was started afresh within the attempt
+    idle_s: float | None = None  # its kernel stays after the code, until nobody has used it for so long
     version: int = SPEC_VERSION
 
     def to_json(self) -> str:

@@ -8,6 +8,7 @@ import os
 import random
 import resource
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ import zmq
 from kale_proxy import claim, values
 from kale_proxy.record import cells_of, new_result, notebook_metadata, now, write_event, write_result, write_sample
 from kale_proxy.recorder import CELL_PREFIX, Recorder
+from kale_proxy.stayopen import Restarted, stay_open
 
 if TYPE_CHECKING:
     import socket
@@ -52,14 +54,18 @@ class StepRun:
         self.common_names: set[str] = set()
         self._header: dict[str, Any] = {}
 
-    def run(self) -> JobResult:
-        """Run the step to its end; the result is on disk when this returns."""
+    def run(self) -> JobResult | None:
+        """Run the step to its end; the result is on disk when this returns. None: the supervisor starts it afresh."""
         claim.take(self.spec)
         self._enter()
         write_event(self.spec, "running", pid=os.getpid(), live=str(self.app.live))
         self.app.recorder = self.app.iopub_thread.recorder = self.recorder
         loop = asyncio.get_event_loop()
-        result = loop.run_until_complete(self._body())
+        try:
+            result = loop.run_until_complete(self._body())
+        except Restarted:
+            self._make_room()
+            return None
         if result.reason == STOPPED:
             loop.run_until_complete(self._hold())
         self._finish(result)
@@ -85,7 +91,10 @@ class StepRun:
             if failure is not None:
                 return failure
             self.common_names = set(self.namespace) - before
-        failure = await self._execute("step", self.spec.code, "")
+        failure = await self._execute("step", self.spec.code, "") if self.spec.code.strip() else None
+        if failure is None and self.spec.idle_s is not None:
+            reason = await stay_open(self.app, self.link, self.spec.idle_s)
+            return replace(self._collect(), reason=reason)
         return failure or self._collect()
 
     async def _execute(self, name: str, code: str, where: str) -> JobResult | None:
@@ -154,7 +163,12 @@ class StepRun:
             if not data:  # the supervisor is gone: the person may still be looking
                 await asyncio.sleep(self.spec.hold_s)
 
-    def _finish(self, result: JobResult) -> None:
+    def _make_room(self) -> None:
+        write_event(self.spec, "restarted")
+        self._leave()
+        self.recorder.close()
+
+    def _leave(self) -> None:
         self.app.drain()
         for stream in (sys.stdout, sys.stderr):  # what exit functions print is the step's too
             if self._header and hasattr(stream, "parent_header"):
@@ -162,6 +176,9 @@ class StepRun:
         self.app.run_user_atexit()
         self.app.drain()
         self.app.iopub_thread.recorder = None
+
+    def _finish(self, result: JobResult) -> None:
+        self._leave()
         try:
             self.recorder.save(is_durable=True)
             self.recorder.close()

@@ -18,6 +18,7 @@ import signal
 import socket
 import sys
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from kale_proxy import children, procs
@@ -301,6 +302,7 @@ class Supervisor:
         assert listener is not None
         self.selector.unregister(listener)
         kernel_pid = job.kernel_pid()
+        job.note_visited(is_visited=True)
         job.agent_pid = self._fork(lambda: children.run_agent(listener, job.live, kernel_pid), keep=(listener,))
 
     def _reap(self) -> None:
@@ -327,6 +329,10 @@ class Supervisor:
         elif job.was_refused(status):
             self._tell({"ev": "refused", "uuid": job.spec.uuid, "reason": job.refusal(status)})
             self._remove(job)
+        elif job.wants_restart():
+            self._remove(job)
+            self.begin(replace(job.spec, restart=job.spec.restart + 1))
+            self.jobs[job.spec.uuid].started = job.started  # its walltime goes on
         else:  # it crashed or was killed: rebuild its record in a process of its own, which may take a while
             job.is_finishing = True
             ending = job.classify(status, usage)
@@ -358,6 +364,7 @@ class Supervisor:
         for job in self.jobs.values():
             if job.agent_pid == pid:  # no visitor for a while: wait for the next one ourselves
                 job.agent_pid = None
+                job.note_visited(is_visited=False)
                 if job.agent_listener is not None:
                     self._watch(job.agent_listener, lambda job=job: self._visited(job))  # type: ignore[misc]
                 return

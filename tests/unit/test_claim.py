@@ -25,6 +25,16 @@ def test_second_claim_of_an_attempt_is_refused_and_another_attempt_is_not(tmp_pa
     assert claim.read(tmp_path / "s", 3) is None
 
 
+def test_job_that_is_started_afresh_takes_its_own_claim_over_and_no_other(tmp_path):
+    claim.take(make(tmp_path))
+    path = tmp_path / "attempt-1.claim"
+    path.write_text(path.read_text().replace(f'"pid": {os.getpid()}', '"pid": 1'))
+    with pytest.raises(claim.ClaimTaken):
+        claim.take(make(tmp_path, uuid="v", restart=1))
+    claim.take(make(tmp_path, restart=1))
+    assert claim.read(tmp_path, 1)["pid"] == os.getpid()
+
+
 def test_claim_tells_whether_its_process_lives(tmp_path):
     claim.take(make(tmp_path))
     owner = claim.read(tmp_path, 1)

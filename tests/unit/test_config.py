@@ -30,7 +30,7 @@ def test_variables_win_over_the_file(home):
     ("text", "words"),
     [
         ("[manager]\nidle = 1\n", r"manager\.idle is no setting\. Known in \[manager\]: idle_stop_s, keep_events"),
-        ("[slurm]\nx = 1\n", r"slurm\.x is no setting\. Known sections: manager, local"),
+        ("[slurm]\nx = 1\n", r"slurm\.x is no setting\. Known sections: manager, local, open"),
         ("colour = 1\n", r"colour\.colour is no setting"),
         ("[manager\n", "is not TOML"),
         ("[manager]\nidle_stop_s = 'soon'\n", r"manager\.idle_stop_s = 'soon' is not a usable value"),
@@ -41,6 +41,15 @@ def test_variables_win_over_the_file(home):
 def test_mistakes_in_the_file_are_named(home, text, words):
     (home / "config.toml").write_text(text)
     with pytest.raises(ConfigError, match=words):
+        config.load({})
+
+
+def test_template_is_below_the_state_folder_or_where_the_variable_says(home):
+    (home / "config.toml").write_text("[open]\ntemplate = 'mine.ipynb'\n")
+    assert config.load({}).open_template == home / "mine.ipynb"
+    assert str(config.load({"KALE_OPEN_TEMPLATE": "/t/x.ipynb"}).open_template) == "/t/x.ipynb"
+    (home / "config.toml").write_text("[open]\ntemplate = 3\n")
+    with pytest.raises(ConfigError, match=r"open\.template = 3 is no file"):
         config.load({})
 
 

@@ -143,8 +143,9 @@ HELLO = {"protocol": 1, "client": "c" * 32, "since": None, "visit": {"mode": "vi
 
 
 def test_hello_is_taken_with_its_defaults() -> None:
-    assert agent_session.Hello.parse(HELLO) == ("c" * 32, "visit", None, 0, False, ())
-    assert agent_session.Hello.parse(HELLO | {"since": 9, "replies": 2, "iopub": "all"})[2:] == (9, 2, True, ())
+    assert agent_session.Hello.parse(HELLO) == ("c" * 32, "visit", None, 0, False, (), False)
+    assert agent_session.Hello.parse(HELLO | {"since": 9, "replies": 2, "iopub": "all"})[2:] == (9, 2, True, (), False)
+    assert agent_session.Hello.parse(HELLO | {"owner": True}).is_owner
 
 
 @pytest.mark.parametrize(

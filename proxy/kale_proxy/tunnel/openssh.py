@@ -281,7 +281,7 @@ class Joined(NamedTuple):
 def run_joined(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> Joined:
     """Start a program; raises TunnelError if it can't be started."""
     ours, theirs = socket.socketpair()
-    said = tempfile.TemporaryFile()  # noqa: SIM115 - closed by whoever reads it
+    said = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the program has ended
     end = theirs.fileno()
     try:
         process = subprocess.Popen(
@@ -293,14 +293,20 @@ def run_joined(argv: Sequence[str], environ: Mapping[str, str] | None = None) ->
         raise TunnelError(f"{argv[0]} can't be run ({exc.strerror}).") from exc
     finally:
         theirs.close()
-    threading.Thread(target=process.wait, daemon=True, name="kale-pipe").start()
+    words: list[str] = []
+
+    def reap() -> None:
+        process.wait()
+        with said:
+            said.seek(0)
+            words.append(said.read().decode("utf-8", "replace"))
+
+    reaper = threading.Thread(target=reap, daemon=True, name="kale-pipe")
+    reaper.start()
 
     def last_words() -> str:
-        with said, contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_WORDS_S)
-            said.seek(0)
-            return said.read().decode("utf-8", "replace")
-        return ""
+        reaper.join(_WORDS_S)
+        return "".join(words)
 
     return Joined(ours, last_words)
 
