@@ -226,7 +226,7 @@ class Hosts:
             lines += [f"{address} {key}" for address in host.addresses.values() if key]
         (self.folder / "known_hosts").write_text("\n".join(lines) + "\n")
 
-    def start_sshd(self, host: Host, *options: str) -> subprocess.Popen[bytes]:
+    def start_sshd(self, host: Host, *options: str, program: str = _SSHD) -> subprocess.Popen[bytes]:
         """Start a host's sshd; ``options`` are lines of its configuration, of which the first of a kind counts."""
         lines = [
             *options,
@@ -242,9 +242,10 @@ class Hosts:
         ]
         config = self.folder / f"sshd_{host.name}"
         config.write_text("\n".join(lines) + "\n")
-        process = self._start(host.argv(_SSHD, "-D", "-e", "-f", str(config)), log=f"sshd-{host.name}")
+        process = self._start(host.argv(program, "-D", "-e", "-f", str(config)), log=f"sshd-{host.name}")
         self._servers.append(process)
-        _poll(lambda: self._listens(host, 22), f"sshd on {host.name}")
+        port = next((int(option.split()[1]) for option in options if option.startswith("Port ")), 22)
+        _poll(lambda: self._listens(host, port), f"sshd on {host.name}")
         return process
 
     def stop_all_sshd(self) -> None:
