@@ -149,7 +149,8 @@ def test_interrupt_ends_the_running_cell_and_names_stay(kernel: Kernel) -> None:
         assert reply["content"]["ename"] in {"KeyboardInterrupt", "CancelledError"}
         wait_until_idle(kernel)
     assert evaluate(kernel.client, "x") == "1"
-    kernel.manager.interrupt_kernel()  # nothing runs: nothing happens
+    kernel.client.control_channel.send(kernel.client.session.msg("interrupt_request", {}))  # nothing runs: nothing happens
+    assert kernel.client.get_control_msg(timeout=WAIT_S)["content"]["status"] == "ok"
     assert evaluate(kernel.client, "x") == "1"
 
 
