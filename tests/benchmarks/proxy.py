@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import secrets
+import signal
 import statistics
 import subprocess
 import sys
@@ -118,9 +119,12 @@ def relay():
 
 
 class _Bare:
-    """A plain ipykernel on a host with ports on its loopback, and one ssh that forwards all five, with a session."""
+    """A plain ipykernel on a host with ports on its loopback, and one ssh that forwards all five, with a session.
 
-    def __init__(self, hosts, port=22):
+    ``is_restarted`` starts that ssh again whenever it ends, as autossh would.
+    """
+
+    def __init__(self, hosts, port=22, *, is_restarted=False):
         from tests.integration._kernel import CHANNELS, Client
 
         self.folder = Path(tempfile.mkdtemp(prefix="kb-", dir="/tmp"))
@@ -136,15 +140,18 @@ class _Bare:
             time.sleep(0.05)
         here = {f"{channel}_port": 20_000 + secrets.randbelow(20_000) for channel in CHANNELS}
         forwards = [word for name, number in here.items() for word in ("-L", f"127.0.0.1:{number}:127.0.0.1:{info[name]}")]
-        command = ["ssh", "-F", str(hosts.ssh_config), "-p", str(port), *forwards, "login", "echo up; sleep 10000"]
-        self.ssh = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+        command = ["ssh", "-F", str(hosts.ssh_config), "-p", str(port), *forwards, "login", "echo up; exec sleep 10000"]
+        if is_restarted:
+            command = ["sh", "-c", 'while true; do "$@" 2>/dev/null; sleep 0.2; done', "_", *command]
+        self.ssh = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True)
         self.ssh.stdout.readline()
         self.client = Client(info | here)
 
     def close(self):
         self.client.close()
+        os.killpg(self.ssh.pid, signal.SIGKILL)
+        self.kernel.kill()
         for process in (self.ssh, self.kernel):
-            process.kill()
             process.wait()
         self.ssh.stdout.close()
 

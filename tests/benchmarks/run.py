@@ -14,6 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import cuts as tunnel_cuts
 import own
 import peers as others
 from measure import machine_line, print_table
@@ -31,6 +32,7 @@ PARTS = {
     "relay": proxy.relay,
     "spec": proxy.spec,
     "tunnel": proxy.tunnel,
+    "cuts": tunnel_cuts.cuts,
 }
 
 

@@ -23,6 +23,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import psutil
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
@@ -249,9 +251,14 @@ class Hosts:
         return process
 
     def stop_all_sshd(self) -> None:
-        """End the servers of all hosts; their sessions go on."""
+        """End the servers of all hosts, and their sessions."""
         for server in self._servers:
+            family = psutil.Process(server.pid).children(recursive=True) if server.poll() is None else []
             self.stop(server)
+            for process in family:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if process.name().startswith("sshd"):
+                        process.kill()
         self._servers = []
 
     def stop(self, process: subprocess.Popen[bytes]) -> None:
