@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import socket
@@ -9,16 +10,18 @@ import stat
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kale_magic import config
 from kale_magic.cli.exits import Exit, sentence
+from kale_magic.cli.finding import Finding
 from kale_magic.client import Client
 from kale_magic.errors import KaleError
 from kale_proxy.places import SUN_PATH_BYTES
+from kale_proxy.wire import AgentGone
 
 if TYPE_CHECKING:
     import argparse
@@ -33,26 +36,22 @@ _NETWORK_DISKS = frozenset({"nfs", "nfs4", "lustre", "gpfs", "beegfs", "cifs", "
 _PROBE = "import time\nbegun = time.time()\n"
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What one check found: ``ok``, ``warning`` or ``wrong``, in a sentence, and what to do about it."""
+def doctor(arguments: argparse.Namespace, console: Console) -> int:
+    """Check everything, or the way to a host; exit code 1 if something is wrong."""
+    from kale_magic.cli import doctor_ways
 
-    part: str
-    state: str
-    found: str
-    mend: str = ""
-
-
-def doctor(_: argparse.Namespace, console: Console) -> int:
-    """Check everything; exit code 1 if something is wrong."""
     signs = {"ok": "ok     ", "warning": "warning", "wrong": "WRONG  "}
     findings: list[Finding] = []
-    for check in (_python, _packages, _state_folder, _socket_folder, _manager, _local, _kernel):
+    checks: tuple[Callable[[], Iterator[Finding]], ...]
+    checks = (_python, _packages, _state_folder, _socket_folder, _manager, _local, _kernel, doctor_ways.transports)
+    if arguments.host:
+        checks = (doctor_ways.transports, functools.partial(doctor_ways.host, arguments.host))
+    for check in checks:
         for finding in _caught(check):
             findings.append(finding)
-            console.say(f"{signs[finding.state]}  {finding.part:<14}{finding.found}")
+            console.say(f"{signs[finding.state]}  {finding.part:<15}{finding.found}")
             if finding.mend:
-                console.say(f"{'':25}-> {finding.mend}")
+                console.say(f"{'':24}-> {finding.mend}")
     wrong = sum(finding.state == "wrong" for finding in findings)
     if console.is_json:
         console.data({"ok": not wrong, "findings": [asdict(finding) for finding in findings]})
@@ -62,11 +61,13 @@ def doctor(_: argparse.Namespace, console: Console) -> int:
 
 def _caught(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
     """Yield what a check finds; an error that ends it is a finding too."""
-    part = check.__name__.strip("_").replace("_", " ")
+    part = getattr(check, "__name__", "host").strip("_").replace("_", " ")
     try:
         yield from check()
     except KaleError as exc:
         yield Finding(part, "wrong", exc.message, exc.hint)
+    except (AgentGone, ValueError) as exc:  # no way there, or no name of a host
+        yield Finding(part, "wrong", str(exc))
     except OSError as exc:  # TimeoutError is one
         yield Finding(part, "wrong", sentence(exc))
 

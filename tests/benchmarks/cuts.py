@@ -40,12 +40,12 @@ class _Cutter:
         self.hosts.start_sshd(self.hosts.login)
 
 
-def _whole(client, begin_at, results, key):
+def _whole(client, begin_at, results, key, patience):
     """Run the cell at a time, and tell what came of it: how many lines, in order, and whether reply and idle came."""
     time.sleep(max(0.0, begin_at - time.monotonic()))
     msg_id = client.start(CELL)
     lines, has_reply, has_idle = [], False, False
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + patience
     try:
         output = client.output(msg_id, deadline - time.monotonic())
         has_idle = True
@@ -62,7 +62,9 @@ def _round(clients, cut, seconds, dice, late):
     results = {}
     at = time.monotonic() + CELL_S + 1.0
     threads = [
-        threading.Thread(target=_whole, args=(client, at - dice.uniform(0.1, CELL_S + 0.4), results, name))
+        threading.Thread(
+            target=_whole, args=(client, at - dice.uniform(0.1, CELL_S + 0.4), results, name, seconds + (25 if name == "bare" else 120))
+        )
         for name, client in clients.items()
     ]
     for thread in threads:

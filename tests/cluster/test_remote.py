@@ -152,6 +152,14 @@ def test_host_without_kale_says_what_to_mend(cluster: Cluster) -> None:
     assert "Traceback" not in said
 
 
+def test_doctor_shows_the_ways_there(cluster: Cluster) -> None:
+    said = cluster.kale("doctor", "--host", "login").stdout
+    assert "a login, kept open for the next ones" in said
+    assert "to steps on login: ssh to login, then ssh to login, a command" in said
+    assert "on its nodes: ssh to NODE through login, then ssh to NODE through login, a command, then srun through login by ssh" in said
+    assert "over a connection that was open" in cluster.kale("doctor", "--host", "login").stdout
+
+
 def test_step_that_is_over_says_so_from_afar(cluster: Cluster) -> None:
     step = cluster.submit("x = 1", name="quick")
     deadline = time.monotonic() + 30

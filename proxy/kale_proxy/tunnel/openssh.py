@@ -314,7 +314,7 @@ def run_joined(argv: Sequence[str], environ: Mapping[str, str] | None = None) ->
 def explain(host: str, code: int, said: str) -> TunnelError:
     """Return the error for what ssh said; the words are OpenSSH's, which are not translated."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
-    last = lines[-1] if lines else f"it ended with code {code} and no word"
+    last = lines[-1].removeprefix("ssh: ") if lines else f"it ended with code {code} and no word"
     if "REMOTE HOST IDENTIFICATION HAS CHANGED" in said or "host key has changed" in said.lower():
         return HostKeyError(
             f"The host key of {host} is not the one that is known, so ssh refuses it: somebody may be listening. "
