@@ -15,12 +15,14 @@ from kale_proxy.visitor_stream import reach
 from kale_proxy.wire import AgentGone, Kind, frame
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     from kale_proxy.tunnel.route import Reach
 
     Seek = Callable[[], Awaitable["Place"]]
+    Dial = Callable[[Path | Reach, float], tuple[socket.socket, bytes, str]]
 
 DIAL_S = 60.0
 QUIET_S = 15.0  # no byte on a line to another host for so long, though it was asked for one: it is dead
@@ -82,9 +84,11 @@ class Line:
         The relay.
     on_doing : callable
         Called with what the step is doing, or why it is out of reach, while there is no link.
+    dial : callable, optional
+        Dials, instead of :func:`kale_proxy.visitor_stream.reach`.
     """
 
-    def __init__(self, seek: Seek, owner: Owner, on_doing: Callable[[str], None]) -> None:
+    def __init__(self, seek: Seek, owner: Owner, on_doing: Callable[[str], None], dial: Dial | None = None) -> None:
         self.doing = ""
         self.was_there = False
         self.way = ""
@@ -92,6 +96,7 @@ class Line:
         self._seek = seek
         self._owner = owner
         self._on_doing = on_doing
+        self._reach = dial or reach
         self._nudged = asyncio.Event()
 
     async def run(self) -> None:
@@ -153,7 +158,7 @@ class Line:
             self._owner.parted()
 
     async def _dial(self, where: Path | Reach) -> AgentLink:
-        dialing = asyncio.get_running_loop().run_in_executor(None, reach, where, time.monotonic() + DIAL_S)
+        dialing = asyncio.get_running_loop().run_in_executor(None, self._reach, where, time.monotonic() + DIAL_S)
         try:
             sock, key, self.way = await asyncio.shield(dialing)
         except TimeoutError as exc:
