@@ -10,6 +10,7 @@ named by the number of its first record.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import struct
 import sys
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 SEGMENT_BYTES = 64 << 20
 KEPT_SEGMENTS = 4
 PREFIX = "journal-"
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _BLOCK_BYTES = 1 << 20
 _U32 = struct.Struct(">I")
 _HEAD = struct.Struct(">IH")
@@ -50,7 +52,8 @@ class JournalWriter:
     def append(self, parts: Sequence[bytes | memoryview]) -> int:
         """Write one message and return its number (1, 2, ...).
 
-        A full disk does not stop the kernel: the message is counted in ``lost`` and its number used.
+        On a full disk the oldest messages make room for the newest; what finds none all the same is counted in ``lost``,
+        and its number used. The kernel goes on.
         """
         self.seq += 1
         sizes = [len(part) if isinstance(part, bytes) else part.nbytes for part in parts]
@@ -58,13 +61,17 @@ class JournalWriter:
         chunks: list[bytes | memoryview] = [_HEAD.pack(total, len(parts))]
         for part, size in zip(parts, sizes, strict=True):
             chunks += (_U32.pack(size), part)
-        try:
-            if self._fd < 0 or self._size > self._limit:
-                self._begin()
-            self._write(chunks, total + 4)
-        except OSError:
-            self.lost += 1
-            self._cut_back()
+        for has_room in (*[True] * KEPT_SEGMENTS, False):
+            try:
+                if self._fd < 0 or self._size > self._limit:
+                    self._begin()
+                self._write(chunks, total + 4)
+                break
+            except OSError as exc:
+                self._cut_back()
+                if exc.errno not in _FULL or not has_room or not self._has_made_room():
+                    self.lost += 1
+                    break
         return self.seq
 
     def close(self) -> None:
@@ -79,7 +86,7 @@ class JournalWriter:
         else:
             written = sum(os.writev(self._fd, chunks[i : i + 64]) for i in range(0, len(chunks), 64))
         if written != size:
-            raise OSError
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._size += size
 
     def _begin(self) -> None:
@@ -90,6 +97,17 @@ class JournalWriter:
         self._segments.append(name)
         while len(self._segments) > KEPT_SEGMENTS:
             os.unlink(self._segments.pop(0))
+
+    def _has_made_room(self) -> bool:
+        """Remove the oldest file; False when there is none."""
+        if not self._segments:
+            return False
+        oldest = self._segments.pop(0)
+        if not self._segments:
+            self.close()
+        with contextlib.suppress(OSError):
+            os.unlink(oldest)
+        return True
 
     def _cut_back(self) -> None:
         """Take a torn record away; what follows begins a new file so that numbers stay right."""

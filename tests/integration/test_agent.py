@@ -760,3 +760,26 @@ def test_mutated_clients_disturb_neither_agent_nor_kernel_nor_others(shared: Ste
                 assert run(other, "3").result() == "3"
         assert run(other, "3").result() == "3"
         assert len(shared.pids("agent")) == agents
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="mounting a small disk needs root: run the tests as root")
+def test_full_disk_under_the_journal_costs_old_lines_and_no_cell(make_step: Callable[..., Step], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    disk = Path(tempfile.mkdtemp(prefix="kd-", dir="/tmp"))
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m,mode=0700", "tmpfs", str(disk)], check=True)
+    try:
+        monkeypatch.setattr(tempfile, "mkdtemp", lambda **_: str(disk / "s"))
+        (disk / "s").mkdir(mode=0o700)
+        step = make_step()
+        monkeypatch.undo()
+        with step.visit() as visitor:
+            for number in range(5):  # each more than the disk has
+                said = run(visitor, f"import sys\nfor i in range(40):\n    print('x' * 100_000, flush=True)\n{number}")
+                assert said.result() == str(number)
+            assert visitor.lost > 0
+        with step.visit() as visitor:
+            assert run(visitor, "7 * 6").result() == "42"
+        step.end()
+        step.end = lambda: None  # the disk goes with it
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+        disk.rmdir()
