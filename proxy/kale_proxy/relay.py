@@ -114,10 +114,10 @@ class Relay:
                 if task.done() and (exc := task.exception()) is not None:
                     raise exc
         finally:
+            if self._link is not None:
+                self._link.say_bye()  # before the tasks are cancelled, and with them what this looks at
             for future in everything:
                 future.cancel()
-            if self._link is not None:
-                self._link.say_bye()
             await asyncio.gather(*everything, return_exceptions=True)
             await asyncio.sleep(0)  # the goodbye
             self._front.close()
