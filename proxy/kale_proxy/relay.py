@@ -280,7 +280,7 @@ class Relay:
             self._detach(request, is_restart=bool(content.get("restart")))
         elif kind == "interrupt_request":
             self._on_interrupt(request)
-        elif request.has_reply and (refused := answers.refusal(channel, request.kind)) is not None:
+        elif request.has_reply and (refused := answers.refusal(channel, request.kind, self._mode)) is not None:
             self._desk.settle(request, refused)
         elif self._over:
             self._desk.fail(request, "StepEnded", self._over, content)
@@ -346,7 +346,7 @@ class Relay:
         parts = message.parts
         kind = str(json.loads(parts[0]).get("msg_type"))
         parent = self._parents.clean(parts[1])
-        if parent.session == self._client_id:  # the relay's own
+        if parent.session == self._client_id and kind != "debug_event":  # the relay's own
             if parent.msg_id == self._probe and kind == "status" and b"idle" in parts[3]:
                 self._probed("idle")
             return
@@ -363,7 +363,7 @@ class Relay:
         parts = message.parts
         parent = self._parents.clean(parts[1])
         if parent.msg_id == self._info_id:
-            self._desk.info = answers.kernel_info(json.loads(parts[3]), self._name)
+            self._desk.info = answers.kernel_info(json.loads(parts[3]), self._name, self._mode)
             self._desk.inform()
         elif parent.msg_id == self._probe:
             self._probed("reply")
