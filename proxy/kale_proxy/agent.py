@@ -178,7 +178,7 @@ class Agent:
         visits = {
             client_id: session.visit.to_dict()
             for client_id, session in self._sessions.items()
-            if session.visit is not None and not session.visit.is_over and session.visit.subshell_id
+            if session.visit is not None and not session.visit.is_over and (session.visit.subshell_id or session.visit.is_debugging)
         }
         temporary = self.step.live / f"{VISITS_NAME}.{os.getpid()}"
         with contextlib.suppress(

@@ -221,10 +221,18 @@ class Session:
                 raise WireError("closed", "this visit is closed")
             if self.visit.subshell_id is not None:
                 parts = [json.dumps(header | {"subshell_id": self.visit.subshell_id}).encode(), *parts[1:]]
+        elif message.channel is Channel.CONTROL and header["msg_type"] == "debug_request":
+            self._note_debugging(parts[3])
         self._link.send(message.channel, parts)
         self._comms.follow(parts)
         if header["msg_type"].endswith("_request"):  # nothing answers a comm_msg or an input_reply
             self._unanswered.add(header["msg_id"])
+
+    def _note_debugging(self, content: bytes) -> None:
+        command = parse_json(content).get("command")
+        if self.visit is not None and command in {"initialize", "disconnect"}:
+            self.visit.is_debugging = command == "initialize"
+            self._on_change()
 
     def _is_for_agent(self, channel: Channel, kind: str, header: dict[str, Any]) -> bool:
         """Answer what an ordinary front end sends to its own kernel and what here would hit the step."""
@@ -337,7 +345,8 @@ class Session:
                 self._note_status(parts)
             if is_own:
                 self._comms.follow(parts)
-            if is_own or self._is_all_wanted or self._comms.has(parts):
+            is_debugger = self.asked == "main" and b'"debug_event"' in parts[0]  # it has no request as its cause
+            if is_own or self._is_all_wanted or is_debugger or self._comms.has(parts):
                 frames.append(_fitting_frame(Channel.IOPUB, seq, parts))
         return frames
 

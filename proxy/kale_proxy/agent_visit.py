@@ -19,6 +19,7 @@ OPEN_DEADLINE_S = 7 * 86400.0
 ASK_DEADLINE_S = 10.0
 INFO_DEADLINE_S = 3.0
 
+DISCONNECT = {"type": "request", "seq": 0, "command": "disconnect", "arguments": {"restart": False, "terminateDebuggee": False}}
 NOTE_NO_SUBSHELLS = "This kernel can't answer while it computes: a cell waits until the step's code is done."
 NOTE_BARE = "This kernel has plain subshells: names that a visitor assigns are the step's own."
 
@@ -27,14 +28,18 @@ class Visit:
     """How one client's shell requests reach the kernel.
 
     ``mode`` is what the client has got ("main" where the kernel knows no subshells), ``note`` a sentence
-    about what is less than it asked for, ``subshell_id`` what its shell requests are marked with.
+    about what is less than it asked for, ``subshell_id`` what its shell requests are marked with, ``is_debugging``
+    whether it has begun the debugger.
     """
 
-    def __init__(self, mode: str, subshell_id: str | None = None, note: str = "", *, is_kale: bool = False) -> None:
+    def __init__(
+        self, mode: str, subshell_id: str | None = None, note: str = "", *, is_kale: bool = False, is_debugging: bool = False
+    ) -> None:
         self.mode = mode
         self.subshell_id = subshell_id
         self.note = note
         self.is_kale = is_kale
+        self.is_debugging = is_debugging
         self.is_over = False
 
     @classmethod
@@ -81,13 +86,17 @@ class Visit:
     async def close(self, link: KernelLink, *, is_busy: bool) -> None:
         """Give the visit back to the kernel; a second call does nothing.
 
+        A debugger that it has begun is ended, so that no cell stands at a breakpoint of someone who has left.
         A bare subshell that is busy is left alone: deleting it would stop the kernel's control channel
         until its cell is done.
         """
-        if self.is_over or self.subshell_id is None:
-            self.is_over = True
+        if self.is_over:
             return
         self.is_over = True
+        if self.is_debugging:
+            await link.ask("debug_request", DISCONNECT, deadline_s=ASK_DEADLINE_S)
+        if self.subshell_id is None:
+            return
         if self.is_kale:
             content = {"op": "close", "subshell_id": self.subshell_id}
             await link.ask("kale_visit_request", content, deadline_s=ASK_DEADLINE_S)
@@ -96,7 +105,10 @@ class Visit:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form, by which the next agent knows the visit."""
-        return {"mode": self.mode, "subshell_id": self.subshell_id, "note": self.note, "is_kale": self.is_kale}
+        return {"mode": self.mode, "subshell_id": self.subshell_id, "note": self.note} | {
+            "is_kale": self.is_kale,
+            "is_debugging": self.is_debugging,
+        }
 
 
 async def _has_subshells(link: KernelLink) -> bool:

@@ -237,8 +237,25 @@ class KernelRun:
         write_event(self.spec, "paused", reason=f"stopped; its kernel stays open for {self.spec.hold_s:g} s")
         with contextlib.suppress(OSError):
             self.link.sendall(b'{"state":"paused"}\n')
-            self.link.settimeout(self.spec.hold_s)
-            self.link.recv(64)
+            self._publish_until_released()
+
+    def _publish_until_released(self) -> None:
+        """Journal what visitors of a held kernel print, until the supervisor speaks or ``hold_s`` has passed."""
+        import zmq
+
+        poller = zmq.Poller()
+        poller.register(self.iopub, zmq.POLLIN)
+        poller.register(self.link, zmq.POLLIN)
+        end = time.monotonic() + self.spec.hold_s
+        while time.monotonic() < end and self.kernel is not None and self.kernel.poll() is None:
+            for sock, _ in poller.poll(100):
+                if sock is self.iopub:
+                    self._published(self.iopub.recv_multipart(), "")
+                elif self.link.recv(64):
+                    return
+                else:  # the supervisor is gone: the person may still be looking
+                    poller.unregister(self.link)
+            self._save_in_time()
 
     def _stop_kernel(self) -> None:
         if self.kernel is None:

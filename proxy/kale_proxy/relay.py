@@ -113,10 +113,10 @@ class Relay:
                 if task.done() and (exc := task.exception()) is not None:
                     raise exc
         finally:
+            if self._link is not None:
+                self._link.say_bye()  # before the tasks are cancelled, and with them what this looks at
             for future in everything:
                 future.cancel()
-            if self._link is not None:
-                self._link.say_bye()
             await asyncio.gather(*everything, return_exceptions=True)
             await asyncio.sleep(0)  # the goodbye
 
@@ -243,7 +243,7 @@ class Relay:
             self._detach(request, is_restart=bool(content.get("restart")))
         elif kind == "interrupt_request":
             self._on_interrupt(request)
-        elif request.has_reply and (refused := answers.refusal(channel, request.kind)) is not None:
+        elif request.has_reply and (refused := answers.refusal(channel, request.kind, self._mode)) is not None:
             self._desk.settle(request, refused)
         elif self._over:
             self._desk.fail(request, self._role.ended, self._over, content)
@@ -312,7 +312,7 @@ class Relay:
         parts = message.parts
         kind = str(json.loads(parts[0]).get("msg_type"))
         parent = self._parents.clean(parts[1])
-        if parent.session in {self._client_id, AGENT_SESSION}:  # the relay's own, the agent's own
+        if parent.session in {self._client_id, AGENT_SESSION} and kind != "debug_event":  # the relay's own, the agent's own
             if parent.msg_id == self._probe and kind == "status" and b"idle" in parts[3]:
                 self._probed("idle")
             return
@@ -329,7 +329,7 @@ class Relay:
         parts = message.parts
         parent = self._parents.clean(parts[1])
         if parent.msg_id == self._info_id:
-            self._desk.info = answers.kernel_info(json.loads(parts[3]), self._role.title)
+            self._desk.info = answers.kernel_info(json.loads(parts[3]), self._role.title, self._mode)
             self._desk.inform()
         elif parent.msg_id == self._probe:
             self._probed("reply")

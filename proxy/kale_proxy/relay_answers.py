@@ -8,10 +8,10 @@ from typing import Any
 from kale_proxy.wire import Channel
 
 NO_DEBUGGER = (
-    "A debugger would stop the whole process, and so the step: it is not offered to visitors. Look with %debug after an error of your own."
+    "A debugger would stop the whole process, and so the step: it is not offered to visitors. Look with %debug after an error of your own. "
+    "Of a step that was stopped, a kernel made with --main has a debugger."
 )
 NO_SUBSHELLS = "This visit is a subshell already; it has none of its own."
-_HIDDEN = frozenset({"kernel subshells", "debugger"})
 _SUBSHELL_REQUESTS = frozenset({"create_subshell_request", "delete_subshell_request", "list_subshell_request"})
 _CONTROL = frozenset({"usage_request"})
 _NOT_ON_SHELL = frozenset({"debug_request", "connect_request", "kale_visit_request", "usage_request"})
@@ -22,11 +22,14 @@ def error(name: str, sentence: str) -> dict[str, Any]:
     return {"status": "error", "ename": name, "evalue": sentence, "traceback": [f"{name}: {sentence}"]}
 
 
-def refusal(channel: Channel, kind: str) -> dict[str, Any] | None:
+def refusal(channel: Channel, kind: str, mode: str) -> dict[str, Any] | None:
     """Return what to answer to a request that no visitor may make; None for one that may pass.
 
-    The control channel is not the visit's: what runs there runs as the step's own.
+    The control channel is not the visit's: what runs there runs as the step's own. A client in mode ``main`` waits for
+    the step's code, and may then debug its own cells.
     """
+    if kind == "debug_request" and mode == "main" and channel is Channel.CONTROL:
+        return None
     if kind == "debug_request":
         return error("NotSupported", NO_DEBUGGER) | {"type": "response", "success": False, "message": NO_DEBUGGER}
     if kind in _SUBSHELL_REQUESTS:
@@ -53,11 +56,13 @@ def without_kernel(kind: str, content: dict[str, Any], name: str, sentence: str)
     return error(name, sentence)
 
 
-def kernel_info(of_step: dict[str, Any], title: str) -> dict[str, Any]:
+def kernel_info(of_step: dict[str, Any], title: str, mode: str) -> dict[str, Any]:
     """Return the step kernel's own information, without what a visitor does not get."""
-    features = [feature for feature in of_step.get("supported_features", ()) if feature not in _HIDDEN]
+    hidden = {"kernel subshells"} if mode == "main" else {"kernel subshells", "debugger"}
+    features = [feature for feature in of_step.get("supported_features", ()) if feature not in hidden]
     banner = f"{of_step.get('banner', '')}\nKale: {title}\n".lstrip()
-    return of_step | {"status": "ok", "supported_features": features, "debugger": False, "banner": banner}
+    has_debugger = mode == "main" and bool(of_step.get("debugger") or "debugger" in features)  # before protocol 5.5, and since
+    return of_step | {"status": "ok", "supported_features": features, "debugger": has_debugger, "banner": banner}
 
 
 def stand_in(title: str) -> dict[str, Any]:

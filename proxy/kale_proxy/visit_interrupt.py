@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 _set_async_exc = ctypes.pythonapi.PyThreadState_SetAsyncExc
 _set_async_exc.argtypes = [ctypes.c_ulong, ctypes.py_object]
 _RUNS_CELLS = "IPython.core.interactiveshell"
-_NOTHING = ctypes.py_object()
 
 # Code of these modules may hold a lock that the step needs too.
 _HOLDERS_OF_LOCKS = (
@@ -85,6 +84,25 @@ def lock_holder(frames: list[FrameType]) -> str | None:
     return None
 
 
+class _TakenBack(BaseException):
+    """Put in the place of an interrupt that came too late."""
+
+
+def _take_back() -> None:
+    """Replace what may have been sent to the calling thread by something harmless, and let that arrive.
+
+    Sending NULL would undo it too, but up to Python 3.12 it leaves the interpreter's eval breaker set until some
+    exception does arrive: every loop of the step is then slower, and one that is traced (a debugger, coverage)
+    never gets beyond the call of a function.
+    """
+    try:
+        _set_async_exc(threading.get_ident(), ctypes.py_object(_TakenBack))
+        for _ in range(1000):  # it arrives at the first
+            pass
+    except _TakenBack:
+        pass
+
+
 class InterruptWindow:
     """The stretches of time in which a visitor's thread may be sent a ``KeyboardInterrupt``."""
 
@@ -94,6 +112,7 @@ class InterruptWindow:
         self._thread_id = 0
         self._is_shielded = False
         self._is_asked = False
+        self._is_sent = False
 
     @property
     def is_open(self) -> bool:
@@ -119,15 +138,16 @@ class InterruptWindow:
         return depth
 
     def close(self, depth: int) -> None:
-        """Close it, and take back an interrupt that came too late to be delivered."""
+        """Close it, in the thread that opened it, and take back an interrupt that came too late to be delivered."""
         is_done = False
         while not is_done:
             try:
                 with self._lock:
                     self._depth = depth
                     self._is_shielded = self._is_asked = False
-                    if depth == 0:
-                        _set_async_exc(self._thread_id, _NOTHING)
+                    if depth == 0 and self._is_sent:
+                        _take_back()
+                        self._is_sent = False
                 is_done = True
             except KeyboardInterrupt:  # delivered while closing: the code it was meant for is over
                 continue
@@ -172,4 +192,5 @@ class InterruptWindow:
         if self._is_shielded:
             self._is_asked = True
             return
+        self._is_sent = True
         _set_async_exc(self._thread_id, ctypes.py_object(KeyboardInterrupt))

@@ -11,6 +11,7 @@ import getpass
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from . import visit_debug
 from .visit_context import CURRENT, current
 
 if TYPE_CHECKING:
@@ -166,6 +167,20 @@ class VisitKernel(_Kernel):  # type: ignore[misc]
     async def kale_visit_request(self, _stream: Any, ident: Any, parent: Any) -> None:
         """Open, close, interrupt a visit, or tell where the step is; see :mod:`kale_proxy.visits`."""
         self._answer_later("kale_visit_reply", parent["content"], ident, parent)
+
+    async def do_debug_request(self, msg: Any) -> Any:
+        """Debug the main shell's cells, but never wait for the one that runs."""
+        debugger = getattr(self, "debugger", None)
+        refused = visit_debug.refusal(debugger, msg, is_busy=self._kale.is_step_running)
+        if refused is not None:
+            return refused
+        if debugger is None or debugger.debugpy_initialized or msg.get("command") != "initialize":
+            return await super().do_debug_request(msg)
+        try:
+            with visit_debug.own_only():
+                return await super().do_debug_request(msg)
+        except Exception as exc:  # whatever went wrong, the client is waiting
+            return visit_debug.answer(msg, f"The debugger could not begin: {type(exc).__name__}: {exc}")
 
     def _answer_later(self, kind: str, request: Any, ident: Any, parent: Any) -> None:
         """Answer when it is done, and let the channel go on meanwhile: it takes one message at a time."""

@@ -50,6 +50,7 @@ _MODULES = (
     "pause",
     "visit_stdin",
     "visit_figures",
+    "visit_debug",
     "visit_shell",
     "visit_session",
     "visit_kernel",

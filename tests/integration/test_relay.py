@@ -305,6 +305,15 @@ def test_restart_and_shutdown_detach_and_the_step_goes_on(kernel: Kernel, other:
     assert goes_on(other)
 
 
+def test_detaching_closes_the_visit_at_once(run: Any, kernel: Kernel, until: Callable[..., Any]) -> None:
+    """A client that vanishes is waited for (20 s), one that has said goodbye is not."""
+    visits = run["md"].target().live / "visits.json"
+    assert len(json.loads(visits.read_text())) == 1
+    kernel.client.execute("while True: pass")
+    kernel.client.shutdown(reply=True, timeout=WAIT_S)
+    until(lambda: json.loads(visits.read_text()) == {}, "the visit's end", 10)
+
+
 def test_exit_in_a_cell_leaves_the_step_alone(kernel: Kernel) -> None:
     shown(kernel.client, "exit()")
     assert goes_on(kernel.client)

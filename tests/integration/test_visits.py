@@ -89,6 +89,22 @@ def test_interrupt_ends_the_visitors_loop_and_not_the_step(kernel: Kernel) -> No
     assert visitor.value("spins > 0") == "True"
 
 
+@pytest.mark.parametrize("is_interrupted", [False, True])
+def test_after_a_visitors_cell_the_step_can_be_traced(own_kernel: Kernel, is_interrupted: bool) -> None:
+    """With the interpreter's eval breaker left set, a traced function of Python 3.11 never begins."""
+    visitor = own_kernel.visit()
+    visitor.run("1 + 1")
+    if is_interrupted:
+        msg_id = visitor.start("print('in', flush=True)\nwhile True: pass")
+        visitor.wait_busy(msg_id)
+        while visitor.interrupt()["how"] != "raised":
+            time.sleep(0.01)
+        assert visitor.finish(msg_id)[0]["ename"] == "KeyboardInterrupt"
+    code = "import sys\ndef f(): return 42\nsys.settrace(lambda *_: None)\nfound = f()\nsys.settrace(None)\nprint(found)"
+    assert own_kernel.run(code) == "42\n"
+    assert visitor.value("found") == "42"
+
+
 def test_interrupt_ends_a_visitors_await(kernel: Kernel) -> None:
     visitor = kernel.visit()
     kernel.begin("import time\nfor _ in range(30): time.sleep(.05)")

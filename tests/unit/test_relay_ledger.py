@@ -123,7 +123,7 @@ def test_lost_reply_is_made_of_what_the_cell_printed(ledger):
     ],
 )
 def test_what_a_visitor_may_ask(channel, kind, passes):
-    refused = answers.refusal(channel, kind)
+    refused = answers.refusal(channel, kind, "visit")
     assert (refused is None) == passes
     assert passes or (refused["status"] == "error" and refused["evalue"])
 
@@ -135,8 +135,17 @@ def test_questions_a_front_end_asks_by_itself_are_answered_quietly_without_a_ker
     assert (cell["status"], cell["evalue"]) == ("error", "over")
 
 
+def test_main_mode_has_the_debugger_on_control_only():
+    assert answers.refusal(Channel.CONTROL, "debug_request", "main") is None
+    assert answers.refusal(Channel.SHELL, "debug_request", "main") is not None
+    assert answers.refusal(Channel.CONTROL, "debug_request", "write") is not None
+    info = answers.kernel_info({"supported_features": ["debugger", "kernel subshells"]}, "r/s", "main")
+    assert (info["debugger"], info["supported_features"]) == (True, ["debugger"])
+    assert not answers.kernel_info({"supported_features": []}, "r/s", "main")["debugger"]
+
+
 def test_kernel_info_hides_what_visitors_do_not_get():
-    info = answers.kernel_info({"supported_features": ["debugger", "kernel subshells", "x"], "debugger": True}, "r/s")
+    info = answers.kernel_info({"supported_features": ["debugger", "kernel subshells", "x"], "debugger": True}, "r/s", "visit")
     assert info["supported_features"] == ["x"]
     assert not info["debugger"]
     assert "r/s" in info["banner"]

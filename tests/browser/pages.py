@@ -1,0 +1,93 @@
+"""A notebook in a page of JupyterLab or Notebook 7, driven as a person does: cells, toolbar, menus."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import nbformat
+from playwright.sync_api import expect
+
+if TYPE_CHECKING:
+    from playwright.sync_api import BrowserContext, Locator
+
+    from tests.browser.conftest import Server
+
+SHOTS = Path(__file__).parent / "shots"
+WAIT_MS = 60_000
+PATHS = {"lab": "lab/workspaces/{name}/tree/{name}.ipynb", "notebook": "notebooks/{name}.ipynb"}
+
+
+def write_notebook(folder: Path, name: str, kernel: str, cells: list[str]) -> None:
+    """Write a notebook that is bound to a kernelspec."""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(text) for text in cells])
+    notebook.metadata["kernelspec"] = {"name": kernel, "display_name": kernel, "language": "python"}
+    nbformat.write(notebook, folder / f"{name}.ipynb")
+
+
+class NotebookPage:
+    """One open notebook."""
+
+    def __init__(self, chromium: BrowserContext, server: Server, front_end: str, name: str) -> None:
+        self.name = f"{front_end}-{name}"
+        self.page = chromium.new_page()
+        self.page.goto(f"{server.url}{PATHS[front_end].format(name=name)}?token={server.token}")
+        self._is_connected(server, f"{name}.ipynb")
+        self.is_idle()
+
+    def _is_connected(self, server: Server, path: str) -> None:
+        """Wait until the page has its kernel: a cell that is run before is forgotten without a word."""
+        deadline = time.monotonic() + WAIT_MS / 1000
+        while time.monotonic() < deadline:
+            for session in self.page.request.get(f"{server.url}api/sessions?token={server.token}").json():
+                kernel = session["kernel"] or {}
+                if session["path"] == path and kernel.get("connections") and kernel["execution_state"] == "idle":
+                    return
+            self.page.wait_for_timeout(100)
+        raise AssertionError(f"{path} has no kernel")
+
+    def is_idle(self) -> None:
+        """Wait until the kernel is there and rests."""
+        expect(self.page.locator(".jp-Notebook-ExecutionIndicator").first).to_have_attribute("data-status", "idle", timeout=WAIT_MS)
+
+    def run(self, number: int) -> Locator:
+        """Run a cell, and return where its output comes."""
+        cell = self.page.locator(".jp-Notebook .jp-CodeCell").nth(number)
+        cell.locator(".jp-InputPrompt").first.click()
+        expect(cell).to_have_class(re.compile(r"\bjp-mod-active\b"))
+        self.page.locator('[data-command="notebook:run-cell-and-select-next"]').first.click()
+        return cell.locator(".jp-OutputArea-output")
+
+    def shows(self, number: int, text: str | re.Pattern[str]) -> None:
+        """Run a cell and wait until its first output has this text."""
+        expect(self.run(number).first).to_have_text(text, timeout=WAIT_MS)
+
+    def drag(self, handle: Locator, pixels: int) -> None:
+        """Drag something to the right."""
+        box = handle.bounding_box()
+        assert box is not None
+        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        self.page.mouse.move(x, y)
+        self.page.mouse.down()
+        self.page.mouse.move(x + pixels, y, steps=5)
+        self.page.mouse.up()
+
+    def press_stop(self) -> None:
+        """Press the square in the toolbar."""
+        self.page.locator('[data-command="notebook:interrupt-kernel"]').first.click()
+
+    def choose(self, command: str) -> None:
+        """Choose from the menu Kernel; a restart is asked back for, and agreed to."""
+        self.page.locator(".lm-MenuBar-item", has_text=re.compile("^Kernel$")).click()
+        self.page.locator(f'.lm-Menu-item[data-command="kernelmenu:{command}"]').click()
+        if command == "restart":
+            accept = self.page.locator(".jp-Dialog .jp-mod-accept")
+            accept.click()
+            expect(accept).to_have_count(0)
+
+    def shoot(self, what: str) -> None:
+        """Save a picture of the page."""
+        SHOTS.mkdir(exist_ok=True)
+        self.page.screenshot(path=SHOTS / f"{self.name}-{what}.png")
