@@ -33,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     module, _, name = arguments.handler.partition(":")
     try:
         call: Callable[[argparse.Namespace, Console], int] = getattr(import_module(f"kale_magic.cli.{module}"), name)
+        if getattr(arguments, "host", "") and sys.stdin.isatty():
+            _let_logins_ask()
         return int(call(arguments, console))
     except BrokenPipeError:  # `| head`: what is left must not fail again when Python flushes
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -42,6 +44,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(code_of(exc))
     except KeyboardInterrupt:
         return int(Exit.INTERRUPTED)
+
+
+def _let_logins_ask() -> None:
+    import getpass
+
+    from kale_proxy.tunnel.dialer import ask_by
+
+    ask_by(lambda prompt, is_shown: input(prompt) if is_shown else getpass.getpass(prompt), is_terminal=True)
 
 
 if __name__ == "__main__":

@@ -93,7 +93,10 @@ class KaleMagics(Configurable):  # type: ignore[misc] # traitlets is not typed
         if host not in self._far:
             from kale_magic.api.visits import Visits
             from kale_magic.client import Client
+            from kale_proxy.tunnel.dialer import ask_by
 
+            if self.can_ask:
+                ask_by(_ask_here, is_terminal=False)
             self._far[host] = Visits(Client.connect(host=host))
         return self._far[host]
 
@@ -204,3 +207,13 @@ class KaleMagics(Configurable):  # type: ignore[misc] # traitlets is not typed
             view.repeat_final()
         self._is_in_cell = False
         self.lines_above = 0
+
+
+def _ask_here(prompt: str, is_shown: bool) -> str | None:
+    """Ask what a host wants to know for a login, under the cell; what is not shown is in no output and no history."""
+    import getpass
+
+    try:
+        return input(prompt) if is_shown else getpass.getpass(prompt)
+    except EOFError:
+        return None

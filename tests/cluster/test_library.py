@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import os
-import shutil
-import struct
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +13,7 @@ from kale_proxy.tunnel.dialer import Dialer
 from kale_proxy.tunnel.errors import AuthenticationError, HostKeyError, TunnelError
 from kale_proxy.tunnel.library import Library
 from kale_proxy.tunnel.route import Route
-from tests.cluster.conftest import dial
+from tests.cluster.conftest import PASSWORD, code, dial, without_keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,8 +22,6 @@ if TYPE_CHECKING:
     from tests.cluster.hosts import Hosts
 
 pytestmark = [pytest.mark.ssh, pytest.mark.slurm]
-PASSWORD = "corr ect"
-SECRET = b"12345678901234567890"
 
 
 @pytest.fixture(autouse=True)
@@ -84,49 +77,6 @@ def test_host_key_is_checked(hosts, echoes, make, known: str, words: str) -> Non
 def test_unknown_host_is_named(make) -> None:
     with pytest.raises(TunnelError, match="ssh to nowhere"):
         dial(make(), Route(socket="/tmp/x", login="nowhere"))
-
-
-def without_keys(hosts: Hosts, folder: Path, port: int) -> Path:
-    config = folder / "config"
-    text = hosts.ssh_config.read_text().replace(f"IdentityFile {hosts.folder / 'id'}", f"IdentityFile {folder / 'none'}")
-    config.write_text(text.replace("Host login", f"Host login\n  Port {port}\nHost login"))
-    key = " ".join((hosts.folder / "host_login.pub").read_text().split()[:2])
-    with (hosts.folder / "known_hosts").open("a") as known:
-        known.write(f"[{hosts.login.addresses['campus']}]:{port} {key}\n")
-    return config
-
-
-@pytest.fixture
-def two_factor(hosts: Hosts, folder: Path) -> Iterator[int]:
-    """An sshd that asks for a password and then for a one-time code, by PAM; its port."""
-    if not list(Path("/lib").glob("*/security/pam_oath.so")):
-        pytest.skip("needs libpam-oath: make system-deps")
-    name = f"kale-{os.getpid()}"
-    check = hosts.folder / "check"
-    check.write_text(f'#!/bin/sh\n[ "$(tr -d "\\000")" = "{PASSWORD}" ]\n')
-    check.chmod(0o755)
-    users = hosts.folder / "oath"
-    users.write_text(f"HOTP root - {SECRET.hex()}\n")
-    users.chmod(0o600)
-    service = Path("/etc/pam.d") / name
-    service.write_text(
-        f"auth requisite pam_exec.so expose_authtok quiet {check}\nauth required pam_oath.so usersfile={users} window=20 digits=6\n"
-        "account required pam_permit.so\nsession required pam_permit.so\n"
-    )
-    program = hosts.folder / name  # PAM's service is named as the program is called
-    shutil.copy("/usr/sbin/sshd", program)
-    options = ("Port 2210", "UsePAM yes", "PubkeyAuthentication no", "PasswordAuthentication no", "KbdInteractiveAuthentication yes")
-    server = hosts.start_sshd(hosts.login, *options, program=str(program))
-    yield 2210
-    hosts.stop(server)
-    service.unlink()
-
-
-def code(counter: int) -> str:
-    """Return a one-time code (RFC 4226)."""
-    digest = hmac.digest(SECRET, struct.pack(">Q", counter), hashlib.sha1)
-    at = digest[-1] & 15
-    return f"{(struct.unpack('>I', digest[at : at + 4])[0] & 0x7FFFFFFF) % 1_000_000:06}"
 
 
 def test_password_and_one_time_code_are_asked_for_by_the_callback(hosts, echoes, make, folder, two_factor) -> None:

@@ -28,7 +28,7 @@ from kale_proxy.tunnel.openssh import OpenSSH, Target, run_joined
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from kale_proxy.tunnel.library import Library
+    from kale_proxy.tunnel.library import Ask, Library
     from kale_proxy.tunnel.openssh import Joined
     from kale_proxy.tunnel.route import Route
 
@@ -198,6 +198,23 @@ def default() -> Dialer:
 
         library = Library(config=Path(words[1]) if len(words) > 1 else None)
     return Dialer(None, folder / "ways.json", library)
+
+
+def ask_by(ask: Ask, *, is_terminal: bool) -> None:
+    """Let this process's logins ask a person.
+
+    Parameters
+    ----------
+    ask : callable
+        As :class:`kale_proxy.tunnel.library.Library` has it.
+    is_terminal : bool
+        Whether there is a terminal on which ssh itself may ask.
+    """
+    dialer = default()
+    if dialer.ssh is not None:
+        dialer.ssh.is_interactive = is_terminal
+    if dialer.library is not None:
+        dialer.library.ask = ask
 
 
 def _start_here(_: Target, words: Sequence[str], __: float) -> Joined:
