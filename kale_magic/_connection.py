@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 import time
@@ -15,7 +14,6 @@ from kale_magic.version import __version__
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from kale_magic.config import Settings
 
 
 class Connection:
@@ -96,25 +94,3 @@ class Connection:
         line = bytes(self._buffer[:end])
         del self._buffer[: end + 1]
         return protocol.decode(line)
-
-
-def open_connection(settings: Settings, *, start: bool, timeout: float) -> Connection:
-    """Connect to the manager; start it first when none runs and ``start`` is True.
-
-    Raises
-    ------
-    ManagerUnavailable, ProtocolVersionError
-        As :meth:`Client.connect`.
-    """
-    if settings.host:
-        from kale_magic._remote import open_remote  # most managers are here
-
-        return open_remote(settings, start=start, timeout=timeout)
-    with contextlib.suppress(ManagerUnavailable, EOFError):
-        return Connection(settings.socket, timeout)
-    from kale_magic._start import explain_absence, start_manager  # most commands find a manager
-
-    explain_absence(settings)
-    if not start:
-        raise ManagerUnavailable("No manager runs.", "Start it with: jupyter kale manager start.")
-    return start_manager(settings, lambda left: Connection(settings.socket, left), timeout=min(timeout, 10.0))

@@ -16,13 +16,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 from kale_magic import config, protocol
-from kale_magic._connection import Connection, open_connection
+from kale_magic._open import open_connection
 from kale_magic.errors import ManagerError, ManagerUnavailable, UsageError
 from kale_magic.model.events import Event
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
+
+    from kale_magic._connection import Connection
 
 _FINAL_RUN_STATES = frozenset({"completed", "failed", "cancelled"})
 
