@@ -279,6 +279,7 @@ def test_doctor_finds_this_machine_well_and_a_broken_one_not(own_place, kale_hom
         "manager",
         "local executor",
         "kernel",
+        "transports",
     }
     kale(own_place, "manager", "stop")
     (kale_home / "config.toml").write_text("[manager]\nidle = 3\n")
