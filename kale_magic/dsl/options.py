@@ -277,22 +277,30 @@ def parse(magic: str, line: str, *, is_cell: bool = False) -> SimpleNamespace:
     HelpRequested
         ``-h`` stands on the line.
     """
+    key = key_of(magic, is_cell=is_cell)
+    sign = "%%" if is_cell else SPECS[key].sign
+    return read(f"{sign}kale_{_name_of(key)}", SPECS[key], line)
+
+
+def read(magic: str, spec: Spec, line: str) -> SimpleNamespace:
+    """Read the line of a magic that is written ``magic``, by its table; as :func:`parse`, and raises as that does."""
     from kale_magic.dsl._parse import parse_words
     from kale_magic.model.words import split
 
-    key = key_of(magic, is_cell=is_cell)
-    sign = "%%" if is_cell else SPECS[key].sign
     words = split(line)
     if any(word in {"-h", "--help"} for word in words):
-        raise HelpRequested(help_text(key))
-    name = key.removesuffix("_cell").removesuffix("_line")
-    return parse_words(f"{sign}kale_{name}", SPECS[key], words)
+        raise HelpRequested(help_of(magic, spec))
+    return parse_words(magic, spec, words)
 
 
 def usage(key: str) -> str:
     """Return the usage line of a magic's table."""
-    spec = SPECS[key]
-    parts = [f"{spec.sign}kale_{key.removesuffix('_cell').removesuffix('_line')}"]
+    return usage_of(f"{SPECS[key].sign}kale_{_name_of(key)}", SPECS[key])
+
+
+def usage_of(magic: str, spec: Spec) -> str:
+    """Return the usage line of a magic that is written ``magic``."""
+    parts = [magic]
     for positional in spec.positionals:
         name = f"{positional.name} ..." if positional.is_rest else positional.name
         parts.append(name if positional.is_required else f"[{name}]")
@@ -301,13 +309,21 @@ def usage(key: str) -> str:
 
 def help_text(key: str) -> str:
     """Return what ``-h`` prints."""
-    spec = SPECS[key]
+    return help_of(f"{SPECS[key].sign}kale_{_name_of(key)}", SPECS[key])
+
+
+def help_of(magic: str, spec: Spec) -> str:
+    """Return what ``-h`` prints for a magic that is written ``magic``."""
     rows = [(positional.name, positional.help) for positional in spec.positionals]
     options = [(f"{option.flag} {option.metavar}".rstrip(), option.help) for option in spec.options]
     width = min(max((len(left) for left, _ in [*rows, *options]), default=0), 30) + 2
-    lines = [usage(key), "", spec.does]
+    lines = [usage_of(magic, spec), "", spec.does]
     for title, part in (("", rows), ("Options", options)):
         if part:
             lines += ["", *([title] if title else [])]
             lines += [f"  {left:<{width}}{right}" for left, right in part]
     return "\n".join(lines)
+
+
+def _name_of(key: str) -> str:
+    return key.removesuffix("_cell").removesuffix("_line")

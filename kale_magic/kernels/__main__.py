@@ -1,7 +1,7 @@
 """``python -m kale_magic.kernels``: what kernelspecs run, and how they are installed.
 
-``attach STEP -f FILE`` visits a step, ``job EXECUTOR -f FILE`` has its kernel in a job; a front end starts both. Plain words
-and no provisioner, so that every front end can launch them, and a person too. ``install`` puts the general kernelspecs in place.
+``attach STEP -f FILE`` visits a step, ``front -f FILE`` the steps that its commands name, ``job EXECUTOR -f FILE`` has its
+kernel in a job; a front end starts them. Plain words and no provisioner, so that every front end can launch them, and a person too. ``install`` puts the general kernelspecs in place.
 """
 
 from __future__ import annotations
@@ -43,9 +43,11 @@ def _parser() -> argparse.ArgumentParser:
     job = commands.add_parser("job", help="be a kernel that runs in a job, which ends when the front end shuts it down")
     job.add_argument("executor", metavar="EXECUTOR", help="local, ...")
     job.set_defaults(run=_job)
-    for command in (attach, job):
+    front = commands.add_parser("front", help="be a kernel that attaches to steps as its %%kale_ lines say")
+    front.set_defaults(run=_front)
+    for command in (attach, job, front):
         command.add_argument("-f", dest="file", type=Path, required=True, help="connection file, written by the front end")
-    install = commands.add_parser("install", help="put Kale's general kernelspecs (kale-local) where Jupyter finds them")
+    install = commands.add_parser("install", help="put Kale's general kernelspecs (kale, kale-local) where Jupyter finds them")
     place = install.add_mutually_exclusive_group(required=True)
     place.add_argument("--user", action="store_true", help="in your Jupyter folder")
     place.add_argument("--sys-prefix", action="store_true", help="in the environment of this Python")
@@ -85,6 +87,13 @@ def _attach(options: argparse.Namespace) -> int:
     else:
         first = early.First(dialled, seek)
         serve(options.file, name, first.seek, mode=mode, owner=_parent(), dial=first.dial)
+    return 0
+
+
+def _front(options: argparse.Namespace) -> int:
+    from kale_magic.kernels.front_serve import serve
+
+    serve(options.file, _parent())
     return 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from kale_magic.api.find import Scope, find_step, one_job, where_in
 from kale_magic.api.visits import refuse_without_kernel
@@ -14,7 +14,11 @@ from kale_magic.errors import KaleError, ManagerUnavailable, UnknownRunError, Un
 from kale_proxy.relay_line import Place
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kale_magic.api.find import Target
+
+Answer = TypeVar("Answer")
 
 _TIMEOUT_S = 30.0
 _FAR_TIMEOUT_S = 10.0  # a stream that went dead with the network is not waited for as a manager that works
@@ -37,10 +41,23 @@ class _Desk:
     def hang_up(self) -> None:
         self._client = None
 
+    def ask(self, question: Callable[[Client], Answer]) -> Answer:
+        try:
+            return question(self.client)
+        except (ManagerUnavailable, OSError):
+            self.hang_up()
+            raise
+
 
 @lru_cache(maxsize=64)
 def _desk(host: str) -> _Desk:
     return _Desk(host)
+
+
+async def ask(host: str, question: Callable[[Client], Answer]) -> Answer:
+    """Ask the manager something, off the event loop; raises what the question raises."""
+    desk = _desk(host)
+    return await asyncio.get_running_loop().run_in_executor(desk.thread, desk.ask, question)
 
 
 class Seeker:

@@ -130,7 +130,7 @@ def pull(session: KaleMagics, request: Request) -> None:
 
 def variables(session: KaleMagics, request: Request) -> None:
     """List a step's variables."""
-    from kale_magic.magics.tables import table
+    from kale_magic.render.tables import table
     from kale_magic.render.text import format_bytes
 
     target = one_job(session.client, session.find(request.args.step))

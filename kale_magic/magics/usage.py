@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kale_magic.magics.tables import table
+from kale_magic.render.tables import table
 from kale_magic.render.text import format_bytes
 from kale_magic.render.view import format_duration, parse_time
 

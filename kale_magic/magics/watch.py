@@ -13,12 +13,12 @@ from kale_magic.api.run import bundle_of
 from kale_magic.errors import KaleError, UnknownRunError, UsageError
 from kale_magic.magics.mistakes import named
 from kale_magic.magics.submit import edges_of
-from kale_magic.magics.tables import table
 from kale_magic.magics.waiting import wait_for_run, wait_for_step
 from kale_magic.model import dataflow
 from kale_magic.model.address import describe_point
 from kale_magic.model.states import StepState
 from kale_magic.render import text
+from kale_magic.render.tables import table
 from kale_magic.render.view import elapsed_s, format_duration
 
 if TYPE_CHECKING:

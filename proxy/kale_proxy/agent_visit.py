@@ -112,12 +112,17 @@ class Visit:
 
 
 async def _has_subshells(link: KernelLink) -> bool:
-    """Ask on control, where a busy ipykernel answers; a kernel that does not is one without subshells."""
+    """Ask on control, where a busy ipykernel answers; a kernel that does not is one without subshells.
+
+    Kernels that wrap another program (bash, MetaKernel's) inherit from ipykernel that they name subshells; their one program would
+    get two cells at once, and the step's output would go to the visitor. So only those are believed that speak Python.
+    """
     try:
         info = await link.ask("kernel_info_request", {}, deadline_s=INFO_DEADLINE_S)
     except TimeoutError:
         return False
-    return "kernel subshells" in info.get("supported_features", ())
+    language = (info.get("language_info") or {}).get("name")
+    return language == "python" and "kernel subshells" in info.get("supported_features", ())
 
 
 def _checked(reply: dict[str, Any]) -> dict[str, Any]:

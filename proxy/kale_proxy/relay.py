@@ -24,7 +24,7 @@ from kale_proxy.comms import OwnComms
 from kale_proxy.relay_desk import Desk
 from kale_proxy.relay_ledger import Ledger, Parents, Request, execute_reply
 from kale_proxy.relay_line import Line
-from kale_proxy.relay_role import visitor
+from kale_proxy.relay_role import Standing, visitor
 from kale_proxy.wire import (
     MAX_FRAME,
     Channel,
@@ -40,7 +40,7 @@ from kale_proxy.wire import (
 )
 
 if TYPE_CHECKING:
-    from kale_proxy.relay_front import Front
+    from kale_proxy.relay_front import FrontEnd
     from kale_proxy.relay_line import Dial, Seek
     from kale_proxy.relay_link import AgentLink
     from kale_proxy.relay_role import Role
@@ -57,7 +57,7 @@ class Relay:
 
     Parameters
     ----------
-    front : Front
+    front : FrontEnd
         The front end's side; whoever owns it calls :meth:`take` and :meth:`go_on`, and closes it.
     name : str
         The step, for people.
@@ -72,7 +72,7 @@ class Relay:
     """
 
     def __init__(
-        self, front: Front, name: str, seek: Seek, mode: str, role: Role | None = None, dial: Dial | None = None
+        self, front: FrontEnd, name: str, seek: Seek, mode: str, role: Role | None = None, dial: Dial | None = None
     ) -> None:
         self._name = name
         self._role = role or visitor(name)
@@ -127,6 +127,13 @@ class Relay:
     def stop(self) -> None:
         """Detach and end."""
         self._stopping.set()
+
+    def standing(self) -> Standing:
+        """Return how the link to the step is, for a person."""
+        language = str(((self._desk.info or {}).get("language_info") or {}).get("name", ""))
+        mode = str(self._link.welcome["mode"]) if self._link is not None else self._mode
+        line = self._line
+        return Standing(self._link is not None, mode, line.way, line.away_since, line.doing, self._over, language)
 
     def interrupt(self) -> None:
         """End the front end's own cell; what has not gone out yet is taken back."""

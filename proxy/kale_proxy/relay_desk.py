@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from kale_proxy import relay_answers as answers
 
 if TYPE_CHECKING:
-    from kale_proxy.relay_front import Front
+    from kale_proxy.relay_front import FrontEnd
     from kale_proxy.relay_ledger import Ledger, Request
 
 
@@ -16,7 +16,7 @@ class Desk:
 
     Parameters
     ----------
-    front : Front
+    front : FrontEnd
         Where answers go.
     ledger : Ledger
         In which they are noted.
@@ -33,7 +33,7 @@ class Desk:
         The last execution count seen.
     """
 
-    def __init__(self, front: Front, ledger: Ledger, title: str) -> None:
+    def __init__(self, front: FrontEnd, ledger: Ledger, title: str) -> None:
         self.info: dict[str, Any] | None = None
         self.asking: list[Request] = []
         self.count = 0

@@ -11,7 +11,7 @@ import json
 import logging
 import os
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import zmq
 
@@ -67,6 +67,23 @@ def read_connection(file: Path) -> dict[str, Any]:
     if not str(info.get("signature_scheme") or "hmac-sha256").startswith("hmac-"):
         raise ConnectionFileError(f"{file} asks for a signature scheme that is no hmac.")
     return info
+
+
+class FrontEnd(Protocol):
+    """What a relay asks of its front end's side: :class:`Front`, or one that stands before it."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether so much waits for the front end that no more should be fetched."""
+
+    def reply(self, channel: Channel, identities: Sequence[bytes], parts: Sequence[bytes]) -> None:
+        """Send a message to the client that has these identities."""
+
+    def publish(self, kind: str, parts: Sequence[bytes]) -> None:
+        """Send an iopub message of type ``kind`` to everyone."""
+
+    def made(self, kind: str, parent: dict[str, Any], content: dict[str, Any]) -> list[bytes]:
+        """Return the parts of a message of the relay's own."""
 
 
 class Port:

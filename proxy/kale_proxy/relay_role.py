@@ -1,10 +1,10 @@
-"""What a relay's front end is to the kernel: a visitor who leaves it alone, or the owner for whom it is there."""
+"""What a relay's front end is to the kernel (a visitor who leaves it alone, or the owner for whom it is there), and how the link is."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 VISITOR_WAITS_S = 600.0
 
@@ -55,3 +55,20 @@ def owner() -> Role:
     """Return the part of the notebook whose own kernel runs in a job; a batch queue may let it wait for days."""
     hello = {"iopub": "all", "owner": True}
     return Role(is_owner=True, title="a kernel in a job of its own", ended="KernelEnded", start_s=math.inf, hello=hello)
+
+
+class Standing(NamedTuple):
+    """How a relay's link to its step is: the state of it, for people.
+
+    ``mode`` is what the kernel has granted, or what was asked for while there is no link; ``way`` leads to another host, empty
+    is this machine; ``doing`` goes on after the step's name and says why there is no link; ``over`` is the sentence for a
+    step whose kernel won't come any more; ``language`` is what the kernel speaks, empty before it has said so.
+    """
+
+    is_joined: bool
+    mode: str
+    way: str
+    away_since: float
+    doing: str
+    over: str
+    language: str

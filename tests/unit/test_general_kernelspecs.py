@@ -21,10 +21,13 @@ def folder(tmp_path, monkeypatch):
 
 def test_user_install_is_what_jupyter_starts(folder, capsys):
     assert main(["install", "--user"]) == 0
-    assert capsys.readouterr().out == f"kale-local: {folder / 'kale-local'}\n"
+    assert capsys.readouterr().out == f"kale: {folder / 'kale'}\nkale-local: {folder / 'kale-local'}\n"
     spec = KernelSpecManager().get_kernel_spec("kale-local")
     assert spec.argv == [sys.executable, "-m", "kale_magic.kernels", "job", "local", "-f", "{connection_file}"]
     assert (spec.language, spec.interrupt_mode) == ("python", "message")
+    front = KernelSpecManager().get_kernel_spec("kale")
+    assert front.argv == [sys.executable, "-m", "kale_magic.kernels", "front", "-f", "{connection_file}"]
+    assert (front.display_name, front.interrupt_mode) == ("Kale (attach to a step)", "message")
     assert sorted(os.listdir(spec.resource_dir)) == ["kernel.json", "logo-32x32.png", "logo-64x64.png", "logo-svg.svg"]
     assert main(["install", "--user"]) == 0
 
@@ -34,7 +37,7 @@ def test_prefix_and_home(folder, tmp_path, monkeypatch):
     assert main(["install", "--prefix", str(tmp_path / "env")]) == 0
     spec = json.loads((tmp_path / "env/share/jupyter/kernels/kale-local/kernel.json").read_text())
     assert spec["env"] == {"KALE_HOME": "/elsewhere"}
-    assert [one.name for one in general.installed(tmp_path / "env")] == ["kale-local"]
+    assert [one.name for one in general.installed(tmp_path / "env")] == ["kale", "kale-local"]
 
 
 def test_what_is_not_kales_is_left_alone_and_a_place_that_cannot_be_written_is_said(folder, tmp_path, capsys):
@@ -57,7 +60,7 @@ def test_install_wants_to_know_where(capsys):
 
 
 def test_each_folder_that_is_shipped_says_what_it_is():
-    assert [path.name for path in general.shipped()] == ["kale-local"]
+    assert [path.name for path in general.shipped()] == ["kale", "kale-local"]
     for path in general.shipped():
         assert general.General.read(path) is not None
         assert json.loads((path / "kernel.json").read_text())["argv"][0] == "python"
@@ -65,10 +68,11 @@ def test_each_folder_that_is_shipped_says_what_it_is():
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"key": "k"}', "[]"])
-def test_job_on_a_file_that_is_no_connection_file_is_one_sentence(folder, tmp_path, kale_home_only, capsys, monkeypatch, text):
+@pytest.mark.parametrize("command", [["job", "local"], ["front"]])
+def test_file_that_is_no_connection_file_is_one_sentence(folder, tmp_path, kale_home_only, capsys, monkeypatch, command, text):
     monkeypatch.delenv("JPY_PARENT_PID", raising=False)
     (tmp_path / "c.json").write_text(text)
-    assert main(["job", "local", "-f", str(tmp_path / "c.json")]) == 2
+    assert main([*command, "-f", str(tmp_path / "c.json")]) == 2
     err = capsys.readouterr().err
     assert err.startswith("kale: ")
     assert err.count("\n") == 1

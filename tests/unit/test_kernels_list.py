@@ -22,6 +22,7 @@ def test_list_shows_them_with_what_they_are(folder, capsys):
     assert cli(["kernels", "list"]) == 0
     out = capsys.readouterr().out
     assert f"kale-local  {folder / 'kale-local'}: the notebook's own kernel runs in a job of the executor local\n" in out
+    assert f"kale        {folder / 'kale'}: attaches to running steps, as %kale_attach says\n" in out
     assert "No step has a kernel" in out
     assert cli(["kernels", "list", "--json"]) == 0
     listed = {one["name"]: one for one in json.loads(capsys.readouterr().out)}
