@@ -240,7 +240,10 @@ class Relay:
             if self._link is not None:
                 self._link.send(message_frame(channel, 0, parts))
             return
-        if self._ledger.find(header["msg_id"]) is not None:
+        if kind == "interrupt_request":  # not entered: a manager counts its ids by itself, and they are its client's too
+            self._on_interrupt(Request(channel, identities, header, parts, self._loop.time()))
+            return
+        if self._ledger.find(header["msg_id"]) is not None and kind != "shutdown_request":
             return
         request = self._ledger.take(channel, identities, header, parts, time.monotonic())
         if kind == "kernel_info_request":
@@ -248,8 +251,6 @@ class Relay:
             self._loop.call_later(0 if self._desk.info or self._over else _INFO_S, self._desk.inform)
         elif kind == "shutdown_request":
             self._detach(request, is_restart=bool(content.get("restart")))
-        elif kind == "interrupt_request":
-            self._on_interrupt(request)
         elif request.has_reply and (refused := answers.refusal(channel, request.kind, self._mode)) is not None:
             self._desk.settle(request, refused)
         elif self._over:
@@ -283,7 +284,6 @@ class Relay:
         return str(header["msg_id"])
 
     def _on_interrupt(self, request: Request) -> None:
-        self._ledger.drop(request)
         self.interrupt()
         self._desk.reply(request, {"status": "ok"})
 

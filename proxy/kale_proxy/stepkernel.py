@@ -48,14 +48,25 @@ class JournalThread(IOPubThread):  # type: ignore[misc]
     recorder: Recorder | None = None
     _pipe_address = ""
     _save_due = False
+    _is_asked = False
     save_every_s = 2.0
 
     def send_multipart(self, *args: Any, **kwargs: Any) -> None:
-        """Send at once what this very thread sends (a flushed stream), so that a flush ends with the text in the journal."""
-        if threading.current_thread() is self.thread:
+        """Send at once what a flush that was asked for sends, so that it ends with the text in the journal.
+
+        What this thread flushes by itself, every 0.2 s, queues behind what was sent before it was printed.
+        """
+        if threading.current_thread() is self.thread and self._is_asked:
             self._really_send(*args, **kwargs)
         else:
             super().send_multipart(*args, **kwargs)
+
+    def _handle_event(self, msg: Any) -> None:
+        self._is_asked = True
+        try:
+            super()._handle_event(msg)
+        finally:
+            self._is_asked = False
 
     def _really_send(self, msg: Any, *args: Any, **kwargs: Any) -> None:
         if self.journal is not None and self._is_master_process():

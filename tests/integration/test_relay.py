@@ -305,6 +305,20 @@ def test_restart_and_shutdown_detach_and_the_step_goes_on(kernel: Kernel, other:
     assert goes_on(other)
 
 
+def test_interrupt_with_the_id_of_an_open_request_is_one(kernel: Kernel) -> None:
+    """jupyter_client's manager and client share a session id, and each counts its messages from 0."""
+    client = kernel.client
+    msg_id = client.execute("print('in', flush=True)\nwhile True: pass")
+    while client.get_iopub_msg(timeout=WAIT_S)["msg_type"] != "stream":
+        pass
+    message = client.session.msg("interrupt_request", {})
+    message["header"]["msg_id"] = message["msg_id"] = msg_id
+    client.control_channel.send(message)
+    assert client.get_control_msg(timeout=WAIT_S)["content"] == {"status": "ok"}
+    reply = client.get_shell_msg(timeout=WAIT_S)
+    assert (reply["parent_header"]["msg_id"], reply["content"]["ename"]) == (msg_id, "KeyboardInterrupt")
+
+
 def test_detaching_closes_the_visit_at_once(run: Any, kernel: Kernel, until: Callable[..., Any]) -> None:
     """A client that vanishes is waited for (20 s), one that has said goodbye is not."""
     visits = run["md"].target().live / "visits.json"
