@@ -126,7 +126,7 @@ class Scope:
         """Return the words for a message."""
         if self.workflow is not None:
             return f"workflow {self.workflow}"
-        return f"{self.folder}" if self.folder is not None else "the runs of this user"
+        return f"{self.folder}" if self.folder is not None else "this user"
 
 
 def find_run(client: Asks, name: str | None, scope: Scope) -> str:

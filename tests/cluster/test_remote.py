@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -14,10 +16,12 @@ from kale_magic.api.connection import connect
 from kale_magic.errors import ManagerUnavailable, UsageError
 from kale_proxy.places import socket_dir
 from tests.cluster.conftest import end_masters
+from tests.cluster.test_node_steps import connection
 from tests.integration.test_relay import evaluate, shown, text, wait_until_ready
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.cluster.conftest import Cluster
 
@@ -150,6 +154,27 @@ def test_host_without_kale_says_what_to_mend(cluster: Cluster) -> None:
     said = cluster.kale("status", "--host", "login", code=3).stderr
     assert "[hosts.login] python" in said
     assert "Traceback" not in said
+
+
+def test_kale_kernel_attaches_to_a_step_of_the_cluster_and_says_by_which_way(cluster: Cluster, step: str, tmp_path: Path) -> None:
+    file = connection(tmp_path)
+    command = [sys.executable, "-m", "kale_magic.kernels", "front", "-f", str(file)]
+    process = subprocess.Popen(cluster.hosts.laptop.argv(*command), env=cluster.environ(on_laptop=True), stderr=subprocess.DEVNULL)
+    client = BlockingKernelClient(connection_file=str(file))
+    client.load_connection_file()
+    client.start_channels()
+    try:
+        wait_until_ready(client)
+        status, messages = shown(client, f"%kale_attach {step} --host login")
+        assert (status, "Attached to" in text(messages)) == ("ok", True)
+        assert int(evaluate(client, "n")) > 0
+        _, messages = shown(client, "%kale_status")
+        assert "by ssh to login" in text(messages)
+    finally:
+        client.shutdown()
+        client.stop_channels()
+        client.context.destroy(linger=0)
+        assert process.wait(30) == 0
 
 
 def test_doctor_shows_the_ways_there(cluster: Cluster) -> None:
