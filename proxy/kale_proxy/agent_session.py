@@ -271,7 +271,9 @@ class Session:
         if op == "interrupt":
             if self.visit is None or self.visit.is_over:
                 raise WireError("closed", "this visit is closed")
-            return {"ok": True} | await self.visit.interrupt(self._link, is_running=self._running is not None or (self._is_owner and bool(self._unanswered)))
+            pid = self._step.kernel_pid if self._step.connection.get("kale_interrupt") == "signal" else 0
+            is_running = self._running is not None or (self._is_owner and bool(self._unanswered))
+            return {"ok": True} | await self.visit.interrupt(self._link, is_running=is_running, signal_pid=pid)
         if op == "restart" and self._is_owner:
             ask_restart(self._step.live, self._step.kernel_pid)
             return {"ok": True}
@@ -341,7 +343,7 @@ class Session:
             self.cursor = seq
             parts = record[record.index(DELIMITER) + 2 :]
             is_own = self._tag in parts[1]
-            if is_own and self.asked == "main":
+            if is_own and self.visit is not None and self.visit.mode == "main":
                 self._note_status(parts)
             if is_own:
                 self._comms.follow(parts)

@@ -6,6 +6,9 @@ visit), those with bare subshells (JEP 91), and all others, where a client waits
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 from typing import TYPE_CHECKING, Any
 
 from kale_proxy.wire import WireError
@@ -57,15 +60,17 @@ class Visit:
             content = {"op": "open", "write": mode == "write"}
             reply = _checked(await link.ask("kale_visit_request", content, deadline_s=OPEN_DEADLINE_S))
             return cls(mode, reply["subshell_id"], str(reply.get("note", "")), is_kale=True)
-        if not await _has_subshells(link):
+        knows_subshells = connection.get("kale_subshells")  # said by who has started a kernel that answers nothing while busy
+        if not (await _asked_subshells(link) if knows_subshells is None else knows_subshells):
             return cls("main", note=NOTE_NO_SUBSHELLS)
         reply = _checked(await link.ask("create_subshell_request", {}, deadline_s=OPEN_DEADLINE_S))
         return cls(mode, reply["subshell_id"], NOTE_BARE)
 
-    async def interrupt(self, link: KernelLink, *, is_running: bool) -> dict[str, Any]:
+    async def interrupt(self, link: KernelLink, *, is_running: bool, signal_pid: int = 0) -> dict[str, Any]:
         """End the cell this client runs, and nothing else; return what the kernel said.
 
-        ``is_running`` matters on the main shell alone, where an interrupt goes to whatever runs.
+        ``is_running`` matters on the main shell alone, where an interrupt goes to whatever runs; ``signal_pid`` is the
+        kernel's process if it knows no interrupt but SIGINT.
 
         Raises
         ------
@@ -81,6 +86,10 @@ class Visit:
             raise WireError("no_interrupt", "this kernel can interrupt its main shell only, and that is the step's")
         if not is_running:
             raise WireError("no_interrupt", "the cell waits behind the step's code, which is not interrupted for it")
+        if signal_pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(signal_pid, signal.SIGINT)
+            return {"how": "signal"}
         return _checked(await link.ask("interrupt_request", {}, deadline_s=ASK_DEADLINE_S))
 
     async def close(self, link: KernelLink, *, is_busy: bool) -> None:
@@ -111,18 +120,21 @@ class Visit:
         }
 
 
-async def _has_subshells(link: KernelLink) -> bool:
-    """Ask on control, where a busy ipykernel answers; a kernel that does not is one without subshells.
+def has_subshells(info: dict[str, Any]) -> bool:
+    """Tell from a ``kernel_info_reply`` whether a cell in a subshell leaves the main shell's alone.
 
-    Kernels that wrap another program (bash, MetaKernel's) inherit from ipykernel that they name subshells; their one program would
-    get two cells at once, and the step's output would go to the visitor. So only those are believed that speak Python.
+    A kernel that is built on ipykernel for another language says so too, but has one interpreter (bash) for both.
     """
+    return "kernel subshells" in info.get("supported_features", ()) and info.get("implementation") == "ipython"
+
+
+async def _asked_subshells(link: KernelLink) -> bool:
+    """Ask on control, where a busy ipykernel answers; a kernel that does not is one without subshells."""
     try:
         info = await link.ask("kernel_info_request", {}, deadline_s=INFO_DEADLINE_S)
     except TimeoutError:
         return False
-    language = (info.get("language_info") or {}).get("name")
-    return language == "python" and "kernel subshells" in info.get("supported_features", ())
+    return has_subshells(info)
 
 
 def _checked(reply: dict[str, Any]) -> dict[str, Any]:

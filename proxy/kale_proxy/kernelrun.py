@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kale_proxy import claim, steprun, values
+from kale_proxy.agent_visit import has_subshells
 from kale_proxy.journal import JournalWriter
 from kale_proxy.record import cells_of, new_result, notebook_metadata, now, write_event, write_result, write_sample
 from kale_proxy.recorder import CELL_PREFIX, Recorder
@@ -94,6 +95,7 @@ class KernelRun:
         key = secrets.token_hex(32)
         info: dict[str, Any] = {f"{name}_port": number for number, name in enumerate(CHANNELS, 1)}
         info |= {"transport": "ipc", "ip": str(self.live / "k"), "key": key, "signature_scheme": "hmac-sha256", "kernel_name": self.spec.kernel}
+        info["kale_interrupt"] = kernelspec.interrupt_mode
         starting = self.live / "kernel-starting.json"
         values.write_atomic(starting, json.dumps(info).encode())
         argv = [part.format(connection_file=str(starting), resource_dir=kernelspec.resource_dir) for part in kernelspec.argv]
@@ -129,7 +131,8 @@ class KernelRun:
                 reply = self._request("kernel_info_request", {}, timeout=0.5)
         self.language = reply.get("language_info", {}).get("name", "")
         self.recorder.metadata["language_info"] = reply.get("language_info", {})
-        if "kernel subshells" in reply.get("supported_features", ()) and reply.get("implementation") == "ipython":
+        info["kale_subshells"] = has_subshells(reply)
+        if info["kale_subshells"]:
             from kale_proxy import visits
 
             info["kale_visits"] = self._execute(visits.bootstrap_source(), is_silent=True)["status"] == "ok"

@@ -92,6 +92,8 @@ class Relay:
         self._is_ack_due = False
         self._probe = ""
         self._probe_signs: set[str] = set()
+        self._is_queueing = False
+        self._queue_id = ""
         self._has_gap = False
         self._info_id = ""
         self._over = ""
@@ -158,6 +160,7 @@ class Relay:
         self._seen = self._acknowledged = (int(welcome["seq"]), int(welcome["replies"]))
         self._note = " ".join(filter(None, (self._news, str(welcome["note"]))))
         self._news = ""
+        self._is_queueing, self._queue_id = welcome["mode"] == "main" != self._mode, ""
         self._link = link
         self._is_waiting.clear()
         link.hold(self._is_held)
@@ -260,21 +263,36 @@ class Relay:
         else:
             self._send_waiting()
 
-    def _send_waiting(self) -> None:
+    def _send_waiting(self, *, has_turn: bool = False) -> None:
+        """Send what has not gone out; where a kernel does one thing at a time, not a cell before its turn.
+
+        A cell that waits in the kernel could not be taken back. So a question is queued there in its place.
+        """
         if self._link is None:
             return
         for request in self._ledger.unsent():
-            if request.kind != "kernel_info_request" and (not self._probe or request.channel is not Channel.SHELL):
+            if request.kind == "kernel_info_request" or (self._probe and request.channel is Channel.SHELL):
+                continue
+            if not self._is_queueing or request.channel is not Channel.SHELL or has_turn:
                 self._pass_on(request)
+                has_turn = has_turn and not request.is_execute
+                continue
+            self._explain(request)
+            if not self._queue_id:
+                self._queue_id = self._ask(Channel.SHELL)
 
     def _pass_on(self, request: Request) -> None:
         if self._link is not None:
             request.is_sent = True
             self._comms.follow(request.parts)
             self._link.send(message_frame(request.channel, 0, request.parts))
-            if self._note and request.is_execute:
-                self._desk.show(request, self._note)
-                self._note = ""
+            self._explain(request)
+
+    def _explain(self, request: Request) -> None:
+        """Say under the first cell what is less than usual."""
+        if self._note and request.is_execute:
+            self._desk.show(request, self._note)
+            self._note = ""
 
     def _ask(self, channel: Channel) -> str:
         """Send a request of the relay's own: one that any kernel answers and that changes nothing."""
@@ -338,6 +356,9 @@ class Relay:
         if parent.msg_id == self._info_id:
             self._desk.info = answers.kernel_info(json.loads(parts[3]), self._role.title, self._mode)
             self._desk.inform()
+        elif parent.msg_id == self._queue_id:
+            self._queue_id = ""
+            self._send_waiting(has_turn=True)
         elif parent.msg_id == self._probe:
             self._probed("reply")
         elif message.channel is Channel.STDIN:
