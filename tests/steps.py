@@ -52,6 +52,9 @@ def busy(folder: Path, kale: Kale, code: str = COUNTER, **options: Any) -> Run:
     """Start a run whose step md has a kernel that can be visited, and counts."""
     run = submit(folder, kale, code, **options)
     run["md"].execute("None", timeout=WAIT_S)
+    deadline = time.monotonic() + WAIT_S
+    while str(run["md"].execute("'n' in globals()", timeout=WAIT_S)) != "True":  # it has only just begun
+        assert time.monotonic() < deadline
     assert goes_on(run)
     return run
 
