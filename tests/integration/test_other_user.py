@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -90,6 +92,15 @@ def tried_by_another(paths: list[Path]) -> list[list[str]]:
 
 
 @pytest.fixture
+def everyones() -> Iterator[Path]:
+    """A folder that everyone may enter and read, as on many clusters; pytest's own are closed."""
+    folder = Path(tempfile.mkdtemp(prefix="kale-open-", dir="/tmp"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
 def home() -> Iterator[Path]:
     """A Kale whose own folders are all that protects it: the one around them is open to everyone."""
     with steps.private_jupyter() as home:
@@ -97,12 +108,10 @@ def home() -> Iterator[Path]:
 
 
 @pytest.fixture
-def run(home: Path, tmp_path: Path) -> Iterator[Run]:
-    """A step that counts, in a folder that everyone may enter and read, as on many clusters."""
-    for folder in (tmp_path, *list(tmp_path.parents)[:2]):
-        folder.chmod(0o755)
+def run(home: Path, everyones: Path) -> Iterator[Run]:
+    """A step that counts, in a folder that everyone may enter and read."""
     with connect() as kale:
-        run = steps.busy(tmp_path, kale)
+        run = steps.busy(everyones, kale)
         for folder in (home, home / "data", home / "rt"):
             folder.chmod(0o755)
         yield run
@@ -114,10 +123,10 @@ def everything_in(folder: Path) -> list[Path]:
     return [folder, *folder.rglob("*")]
 
 
-def test_another_user_can_try_at_all(run: Run, tmp_path: Path) -> None:
+def test_another_user_can_try_at_all(run: Run, everyones: Path) -> None:
     """That the folder around is open shows that the others' silence means something."""
-    (tmp_path / "open").touch(0o644)
-    assert tried_by_another([tmp_path / "open"]) == [["read", str(tmp_path / "open")]]
+    (everyones / "open").touch(0o644)
+    assert tried_by_another([everyones / "open"]) == [["read", str(everyones / "open")]]
 
 
 def test_running_step_agent_manager_and_relay_are_closed_to_another_user(run: Run, home: Path) -> None:
