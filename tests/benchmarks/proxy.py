@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
+import random
 import signal
 import statistics
 import subprocess
@@ -138,9 +138,10 @@ class _Bare:
             if time.monotonic() > deadline:
                 sys.exit("the bare kernel did not start")
             time.sleep(0.05)
-        here = {f"{channel}_port": 20_000 + secrets.randbelow(20_000) for channel in CHANNELS}
+        numbers = random.sample(range(20_000, 32_000), len(CHANNELS))  # below those that the system gives out
+        here = {f"{channel}_port": number for channel, number in zip(CHANNELS, numbers, strict=True)}
         forwards = [word for name, number in here.items() for word in ("-L", f"127.0.0.1:{number}:127.0.0.1:{info[name]}")]
-        command = ["ssh", "-F", str(hosts.ssh_config), "-p", str(port), *forwards, "login", "echo up; exec sleep 10000"]
+        command = ["ssh", "-F", str(hosts.ssh_config), "-p", str(port), "-o", "ExitOnForwardFailure=yes", *forwards, "login", "echo up; exec sleep 10000"]
         if is_restarted:
             command = ["sh", "-c", 'while true; do "$@" 2>/dev/null; sleep 0.2; done', "_", *command]
         self.ssh = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True)
