@@ -18,6 +18,7 @@ import sys
 import threading
 import traceback
 import uuid
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import zmq
@@ -51,15 +52,29 @@ class JournalThread(IOPubThread):  # type: ignore[misc]
     _is_asked = False
     save_every_s = 2.0
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._late: deque[tuple[tuple[Any, ...], dict[str, Any]]] = deque()
+
     def send_multipart(self, *args: Any, **kwargs: Any) -> None:
         """Send at once what a flush that was asked for sends, so that it ends with the text in the journal.
 
-        What this thread flushes by itself, every 0.2 s, queues behind what was sent before it was printed.
+        What this thread flushes by itself, every 0.2 s, queues behind what was sent before it was printed, but not
+        behind a flush that is asked for after it: that has the text that comes next.
         """
-        if threading.current_thread() is self.thread and self._is_asked:
+        if threading.current_thread() is not self.thread:
+            super().send_multipart(*args, **kwargs)
+        elif self._is_asked:
+            self._send_late()
             self._really_send(*args, **kwargs)
         else:
-            super().send_multipart(*args, **kwargs)
+            self._late.append((args, kwargs))
+            self.schedule(self._send_late)
+
+    def _send_late(self) -> None:
+        while self._late:
+            args, kwargs = self._late.popleft()
+            self._really_send(*args, **kwargs)
 
     def _handle_event(self, msg: Any) -> None:
         self._is_asked = True
