@@ -72,21 +72,13 @@ def _relays(_: argparse.Namespace) -> int:
 
 
 def _attach(options: argparse.Namespace) -> int:
-    from kale_magic.kernels import early
+    from kale_magic.kernels.seek import Seeker
     from kale_magic.model.address import parse_address
-
-    name = str(parse_address(options.step))
-    dialled = early.dial(name, options.host)
-    from kale_magic.kernels.seek import Seeker  # while the agent gets ready
     from kale_proxy.relay_serve import serve
 
     mode = "main" if options.main else "write" if options.write else "visit"
-    seek = Seeker(name, options.host)
-    if dialled is None:
-        serve(options.file, name, seek, mode=mode, owner=_parent())
-    else:
-        first = early.First(dialled, seek)
-        serve(options.file, name, first.seek, mode=mode, owner=_parent(), dial=first.dial)
+    name = str(parse_address(options.step))
+    serve(options.file, name, Seeker(name, options.host), mode=mode, owner=_parent())
     return 0
 
 

@@ -41,7 +41,7 @@ from kale_proxy.wire import (
 
 if TYPE_CHECKING:
     from kale_proxy.relay_front import FrontEnd
-    from kale_proxy.relay_line import Dial, Seek
+    from kale_proxy.relay_line import Seek
     from kale_proxy.relay_link import AgentLink
     from kale_proxy.relay_role import Role
 
@@ -67,13 +67,9 @@ class Relay:
         ``visit``, ``write`` or ``main``.
     role : Role, optional
         What the front end is to the kernel; a visitor by default.
-    dial : callable, optional
-        As :class:`kale_proxy.relay_line.Line` has it.
     """
 
-    def __init__(
-        self, front: FrontEnd, name: str, seek: Seek, mode: str, role: Role | None = None, dial: Dial | None = None
-    ) -> None:
+    def __init__(self, front: FrontEnd, name: str, seek: Seek, mode: str, role: Role | None = None) -> None:
         self._name = name
         self._role = role or visitor(name)
         self._mode = mode
@@ -100,7 +96,7 @@ class Relay:
         self._note = self._news = ""
         self._front = front
         self._desk = Desk(front, self._ledger, self._role.title)
-        self._line = Line(seek, self, self._say, dial)
+        self._line = Line(seek, self, self._say)
 
     # -- life
 

@@ -14,19 +14,12 @@ from kale_proxy.relay_role import visitor
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from kale_proxy.relay_line import Dial, Seek
+    from kale_proxy.relay_line import Seek
     from kale_proxy.relay_role import Role
 
 
 def serve(
-    file: Path,
-    name: str,
-    seek: Seek,
-    *,
-    mode: str = "visit",
-    owner: int | None = None,
-    role: Role | None = None,
-    dial: Dial | None = None,
+    file: Path, name: str, seek: Seek, *, mode: str = "visit", owner: int | None = None, role: Role | None = None
 ) -> None:
     """Be the kernel of the connection file ``file`` until the front end shuts it down, ``owner`` ends, or a signal comes.
 
@@ -45,24 +38,18 @@ def serve(
     role : Role, optional
         What the front end is to the kernel: a visitor if none is given. Afterwards it says whether the kernel's end was
         asked for: by the front end, or by SIGTERM; who merely vanishes has not asked.
-    dial : callable, optional
-        As :class:`kale_proxy.relay_line.Line` has it.
 
     Raises
     ------
     ConnectionFileError
         The file is none, or its addresses are taken.
     """
-    role = role or visitor(name)
-
-    async def run() -> None:
-        front = Front(file)
-        await _serve(front, Relay(front, name, seek, mode, role, dial), role, owner)
-
-    asyncio.run(run())
+    asyncio.run(_serve(file, name, seek, mode, owner, role or visitor(name)))
 
 
-async def _serve(front: Front, relay: Relay, role: Role, owner: int | None) -> None:
+async def _serve(file: Path, name: str, seek: Seek, mode: str, owner: int | None, role: Role) -> None:
+    front = Front(file)
+    relay = Relay(front, name, seek, mode, role)
     front.open(relay.take, relay.go_on)
 
     def end() -> None:

@@ -6,7 +6,6 @@ The laptop reaches the login host alone. What each way costs is measured in ``te
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -17,7 +16,7 @@ import pytest
 from kale_proxy.tunnel import dialer as dialers
 from kale_proxy.tunnel.dialer import Dialer
 from kale_proxy.tunnel.errors import AuthenticationError, HostKeyError, TunnelError
-from kale_proxy.tunnel.openssh import OpenSSH, Target, explain
+from kale_proxy.tunnel.openssh import OpenSSH, explain
 from kale_proxy.tunnel.route import Route
 from tests.cluster.conftest import dial
 
@@ -248,5 +247,3 @@ def test_words_of_ssh_are_explained() -> None:
     assert isinstance(explain("h", 255, "root@h: Permission denied (publickey,password)."), AuthenticationError)
     assert explain("h", 255, "").is_transient
     assert "code 255" in str(explain("h", 255, ""))
-    assert Target("a") != Target("a", "b")
-    assert shutil.which("ssh")
