@@ -21,7 +21,16 @@ from typing import TYPE_CHECKING, Any
 from kale_proxy import claim, steprun, values
 from kale_proxy.agent_visit import has_subshells
 from kale_proxy.journal import JournalWriter
-from kale_proxy.record import cells_of, new_result, notebook_metadata, now, write_event, write_result, write_sample
+from kale_proxy.record import (
+    cells_of,
+    new_result,
+    notebook_metadata,
+    now,
+    publish,
+    write_event,
+    write_result,
+    write_sample,
+)
 from kale_proxy.recorder import CELL_PREFIX, Recorder
 
 if TYPE_CHECKING:
@@ -137,6 +146,7 @@ class KernelRun:
 
             info["kale_visits"] = self._execute(visits.bootstrap_source(), is_silent=True)["status"] == "ok"
         values.write_atomic(self.live / "kernel.json", json.dumps(info).encode())
+        publish(self.spec, self.live)
         return None
 
     def _cells(self) -> JobResult:

@@ -30,6 +30,14 @@ def state_dir() -> Path:
     return private_dir(Path(home) if home else jupyter_data_dir() / "kale")
 
 
+def runtime_dir() -> Path:
+    """Return the folder on the shared disk for keys, made 0700 when missing; raises PlaceError as :func:`state_dir`."""
+    home, given = os.environ.get("KALE_HOME"), os.environ.get("JUPYTER_RUNTIME_DIR")
+    if home:
+        return private_dir(Path(home) / "runtime")
+    return private_dir((Path(given) if given else jupyter_data_dir() / "runtime") / "kale")
+
+
 def socket_dir() -> Path:
     """Return the node-local folder of sockets, made 0700 when missing; raises PlaceError as :func:`state_dir`."""
     home = os.environ.get("KALE_HOME")

@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING, Any
 import zmq
 
 from kale_proxy import claim, values
-from kale_proxy.record import cells_of, new_result, notebook_metadata, now, write_event, write_result, write_sample
+from kale_proxy.record import (
+    cells_of,
+    new_result,
+    notebook_metadata,
+    now,
+    publish,
+    write_event,
+    write_result,
+    write_sample,
+)
 from kale_proxy.recorder import CELL_PREFIX, Recorder
 from kale_proxy.stayopen import Restarted, stay_open
 
@@ -59,6 +68,7 @@ class StepRun:
         claim.take(self.spec)
         self._enter()
         write_event(self.spec, "running", pid=os.getpid(), live=str(self.app.live))
+        publish(self.spec, self.app.live)
         self.app.recorder = self.app.iopub_thread.recorder = self.recorder
         loop = asyncio.get_event_loop()
         try:

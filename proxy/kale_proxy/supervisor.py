@@ -69,6 +69,7 @@ class Supervisor:
         self.listener: socket.socket | None = None
         self.wakeup = os.pipe()
         self.on_tell: Callable[[dict[str, Any]], object] = lambda _: None
+        self.obeyed: tuple[signal.Signals, ...] = ()  # that have handlers here, and must not have them in a fork
 
     # -- life ----------------------------------------------------------------------------------
     def serve(self) -> None:
@@ -89,7 +90,7 @@ class Supervisor:
                     key.data()
             if not ready and len(self.spares) < self._wanted_spares():
                 self._fork_spare()
-            self.guard.tick(self._kill)
+            self.guard.tick(self.kill)
         self.close()
 
     def _succeed(self) -> None:
@@ -176,7 +177,7 @@ class Supervisor:
         if job is None:
             return
         if op == "cancel":
-            self._kill(job, "cancelled by the user", state="cancelled", grace_s=float(message.get("grace_s", 2.0)))
+            self.kill(job, "cancelled by the user", state="cancelled", grace_s=float(message.get("grace_s", 2.0)))
         elif op == "interrupt":
             job.interrupt()
         elif op == "release":
@@ -260,7 +261,8 @@ class Supervisor:
         code = 1
         try:
             signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for signum in (signal.SIGCHLD, *self.obeyed):
+                signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
             self._leave(keep, drop)
             code = body()
         except BaseException:  # the edge of a process: say why in its log, never run the parent's loop
@@ -375,7 +377,7 @@ class Supervisor:
                 spare.agent_listener.close()
                 return
 
-    def _kill(self, job: Job, reason: str, *, state: str = "failed", grace_s: float = 2.0) -> None:
+    def kill(self, job: Job, reason: str, *, state: str = "failed", grace_s: float = 2.0) -> None:
         """End a job's whole process tree: SIGTERM now, SIGKILL after the grace; the first reason stays."""
         if job.kill_reason is None:
             job.kill_reason, job.kill_state = reason, state
