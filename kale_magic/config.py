@@ -36,7 +36,7 @@ class Settings:
     ``hosts`` what is known of such hosts, by name; ``open_template`` the notebook that ``%kale_open`` begins with
     (None: Kale's own). ``slurm_poll_s`` is how often Slurm's queue is looked at when things happen there,
     ``slurm_grace_s`` how long a job must be missing from it to count as gone, ``slurm_max_jobs`` how many jobs are
-    in it at most at once.
+    in it at most at once, ``slurm_command_s`` how long one of Slurm's commands may take.
     """
 
     state_dir: Path
@@ -52,6 +52,7 @@ class Settings:
     slurm_poll_s: float = 1.0
     slurm_grace_s: float = 60.0
     slurm_max_jobs: int = 1000
+    slurm_command_s: float = 60.0
 
     @property
     def database(self) -> Path:
@@ -94,6 +95,7 @@ _KEYS = (
     ("slurm", "poll_s", "KALE_SLURM_POLL_S", "slurm_poll_s", float),
     ("slurm", "grace_s", "KALE_SLURM_GRACE_S", "slurm_grace_s", float),
     ("slurm", "max_jobs", "KALE_SLURM_MAX_JOBS", "slurm_max_jobs", int),
+    ("slurm", "command_s", "KALE_SLURM_COMMAND_S", "slurm_command_s", float),
     ("open", "template", "KALE_OPEN_TEMPLATE", "open_template", str),
 )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ from kale_magic.executors.slurm_text import ScriptParts, script
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from kale_magic.abc import Ticket
+    from kale_magic.abc import Environment, Ticket
     from kale_proxy.spec import JobSpec
 
 NAME = "kale-"
@@ -83,17 +83,18 @@ def _batch(group: Sequence[Ticket], most: int) -> Batch:
     return Batch(name, {(ticket.point or 0) - first: ticket for ticket in group}, first)
 
 
-def parts(batch: Batch) -> ScriptParts:
-    """Return what its script is made of."""
+def script_of(batch: Batch, environment: Environment) -> str:
+    """Return its job script."""
     ticket = batch.any_ticket
     spec = ticket.spec()
-    if not batch.is_array:
-        return ScriptParts(batch.name, spec, ticket.environment(), ticket.resources)
-    tasks = tuple(task for task in batch.tickets if task is not None)
-    return ScriptParts(batch.name, spec, ticket.environment(), ticket.resources, tasks, os.path.dirname(spec.folder), batch.first)
+    parts = ScriptParts(batch.name, spec, environment, ticket.resources)
+    if batch.is_array:
+        tasks = tuple(task for task in batch.tickets if task is not None)
+        parts = replace(parts, tasks=tasks, base=os.path.dirname(spec.folder), first=batch.first)
+    return script(parts)
 
 
-def write(batch: Batch, keys: str, specs: Sequence[JobSpec]) -> str:
+def write(batch: Batch, environment: Environment, keys: str, specs: Sequence[JobSpec]) -> str:
     """Write what the jobs start from; return the path of the script. Doing it again changes nothing.
 
     Raises
@@ -109,7 +110,7 @@ def write(batch: Batch, keys: str, specs: Sequence[JobSpec]) -> str:
         write_private(f"{spec.folder}/job.json", spec.to_json(), 0o600)
     folder = os.path.dirname(specs[0].folder) if batch.is_array else specs[0].folder
     path = f"{folder}/job.sh" if not batch.first else f"{folder}/job-{batch.first}.sh"
-    write_private(path, script(parts(batch)), 0o700)
+    write_private(path, script_of(batch, environment), 0o700)
     if batch.is_array:
         known = {"first": batch.first, "tasks": {ticket.uuid: task for task, ticket in batch.tickets.items()}}
         write_private(f"{folder}/{batch.name}.json", json.dumps(known), 0o600)

@@ -15,8 +15,6 @@ from kale_magic.executors._command import CommandMissing, Done
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-_QUEUE_S = 30.0
-_SUBMIT_S = 60.0
 _CHUNK = 200
 
 
@@ -50,9 +48,12 @@ class Commands:
     ----------
     environ : mapping of str to str
         Of this process; variables of a job that it may be in are left out.
+    command_s : float
+        How long a command may take.
     """
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
+    def __init__(self, environ: Mapping[str, str], command_s: float) -> None:
+        self._command_s = command_s
         kept = {name: value for name, value in environ.items() if name == "SLURM_CONF" or not name.startswith(("SLURM_", "SBATCH_", "SQUEUE_"))}
         self._environ = {**kept, "LC_ALL": "C", "SLURM_TIME_FORMAT": "%s"}
         self._conf = environ.get("SLURM_CONF")
@@ -63,10 +64,10 @@ class Commands:
         """Return this user's jobs, or everyone's, those that have ended a while ago too; raises NoAnswer."""
         whose = [] if is_all else [f"--user={self._user}"]
         states = [] if is_all else ["--states=all"]
-        done = await self._run(["squeue", "--noheader", f"--format={slurm_text.SQUEUE_FORMAT}", *whose, *states], _QUEUE_S)
+        done = await self._run(["squeue", "--noheader", f"--format={slurm_text.SQUEUE_FORMAT}", *whose, *states], self._command_s)
         self.took_s = done.took_s
         if not done.is_ok:
-            raise NoAnswer(_words("squeue", done, _QUEUE_S))
+            raise NoAnswer(_words("squeue", done, self._command_s))
         try:
             return slurm_text.read_squeue(done.out)
         except ValueError as exc:
@@ -79,10 +80,10 @@ class Commands:
             argv += [f"--dependency={after}", "--kill-on-invalid-dep=yes"]
         where = {"SLURM_CONF": self._conf} if self._conf else {}
         try:
-            done = await _command.run([*argv, path], timeout=_SUBMIT_S, environ={**environ, **where})
+            done = await _command.run([*argv, path], timeout=self._command_s, environ={**environ, **where})
         except CommandMissing as exc:
             return Answer(refusal=_missing(exc).message)
-        words = slurm_text.said(done.err) or _words("sbatch", done, _SUBMIT_S)
+        words = slurm_text.said(done.err) or _words("sbatch", done, self._command_s)
         if done.is_ok and (native_id := slurm_text.read_sbatch(done.out)):
             return Answer(native_id)
         if done.code is None or slurm_text.is_unsure(done.err):
@@ -98,7 +99,7 @@ class Commands:
             There is no sbatch here.
         """
         try:
-            done = await self._run(["sbatch", "--test-only"], _QUEUE_S, stdin=script)
+            done = await self._run(["sbatch", "--test-only"], self._command_s, stdin=script)
         except NoAnswer:
             return ""
         if done.is_ok or done.code is None or slurm_text.is_unsure(done.err) or slurm_text.is_full(done.err):
@@ -108,10 +109,10 @@ class Commands:
     async def limits(self) -> Limits:
         """Return what the site allows; raises NoAnswer."""
         config, sinfo = await asyncio.gather(
-            self._run(["scontrol", "show", "config"], _QUEUE_S), self._run(["sinfo", "--noheader", "--format=%P|%l"], _QUEUE_S)
+            self._run(["scontrol", "show", "config"], self._command_s), self._run(["sinfo", "--noheader", "--format=%P|%l"], self._command_s)
         )
         if not config.is_ok:
-            raise NoAnswer(_words("scontrol", config, _QUEUE_S))
+            raise NoAnswer(_words("scontrol", config, self._command_s))
         pairs = dict(line.partition("=")[::2] for line in config.out.splitlines() if "=" in line)
         known = {name.strip(): value.strip() for name, value in pairs.items()}
         most = known.get("MaxArraySize", "")
@@ -127,20 +128,20 @@ class Commands:
 
     async def signal(self, native_id: str, name: str, signal: str) -> None:
         """Send a signal to a job's worker, if the number is still that of the job of this name."""
-        await self._run(["scancel", "--batch", f"--signal={signal}", f"--name={name}", native_id], _QUEUE_S)
+        await self._run(["scancel", "--batch", f"--signal={signal}", f"--name={name}", native_id], self._command_s)
 
     async def hold(self, ids: Sequence[str], *, is_held: bool) -> None:
         """Hold or release jobs in the queue; raises NoAnswer."""
         for start in range(0, len(ids), _CHUNK):
             numbers = ",".join(ids[start : start + _CHUNK])
-            await self._each(["scontrol", "hold" if is_held else "release"], [numbers], "Invalid job|not pending|already")
+            await self._each(["scontrol", "uhold" if is_held else "release"], [numbers], "Invalid job|not pending|already")
 
     async def _each(self, argv: Sequence[str], ids: Sequence[str], harmless: str) -> None:
         for start in range(0, len(ids), _CHUNK):
-            done = await self._run([*argv, *ids[start : start + _CHUNK]], _QUEUE_S)
+            done = await self._run([*argv, *ids[start : start + _CHUNK]], self._command_s)
             lines = [line for line in done.err.splitlines() if not any(word in line for word in harmless.split("|"))]
             if done.code is None or (not done.is_ok and lines and slurm_text.is_unsure(done.err)):
-                raise NoAnswer(_words(argv[0], done, _QUEUE_S))
+                raise NoAnswer(_words(argv[0], done, self._command_s))
 
     async def _run(self, argv: Sequence[str], timeout: float, stdin: str = "") -> Done:
         try:

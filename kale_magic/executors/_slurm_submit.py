@@ -148,15 +148,15 @@ class Submitter:
     async def _try(self, batch: Batch, after: str) -> None:
         try:
             specs = [replace(ticket.spec(), keys=self._keys) for ticket in batch.tickets.values()]
-            path = await asyncio.to_thread(_slurm_batch.write, batch, self._keys, specs)
-            environ = dict(batch.any_ticket.environment().environ)
+            environment = batch.any_ticket.environment()  # not in the thread: it may come from the store
+            path = await asyncio.to_thread(_slurm_batch.write, batch, environment, self._keys, specs)
         except OSError as exc:
             self._refuse(batch, f"the step's folder can't be written: {exc.strerror or exc} ({exc.filename})")
             return
         except KaleError as exc:
             self._refuse(batch, exc.message)
             return
-        answer = await self._commands.sbatch(path, environ, after)
+        answer = await self._commands.sbatch(path, dict(environment.environ), after)
         if answer.native_id:
             self.place(batch, answer.native_id)
         elif answer.is_full:

@@ -43,7 +43,7 @@ _PROBED_S = 60.0
 
 def create(settings: Settings, clock: Clock) -> SlurmExecutor:
     """Return the executor of this host's Slurm (the registry calls it)."""
-    return SlurmExecutor(Commands(os.environ), settings, clock)
+    return SlurmExecutor(Commands(os.environ, settings.slurm_command_s), settings, clock)
 
 
 class SlurmExecutor(Executor):
@@ -114,7 +114,7 @@ class SlurmExecutor(Executor):
     def script(self, ticket: Ticket) -> str:
         """Return the job script."""
         [batch] = _slurm_batch.batches([ticket], self._submitter.limits.most_tasks)
-        return slurm_text.script(_slurm_batch.parts(batch))
+        return _slurm_batch.script_of(batch, ticket.environment())
 
     # -- the order of duty -----------------------------------------------------------------------------------
 

@@ -55,7 +55,6 @@ _GLOSSES = {
     "AssocMaxJobsLimit": "the account has as many jobs running as it may",
     "AssocGrpCpuLimit": "the account uses all the CPUs that it may",
     "QOSMaxCpuPerUserLimit": "you use all the CPUs that the QOS allows",
-    "None": "not looked at yet",
 }
 
 
@@ -134,6 +133,8 @@ def gloss(line: Line, when: str = "") -> str:
     """Return Slurm's reason for waiting, in its own word and in ours; ``when`` is when it may start."""
     word = line.reason.partition(",")[0]
     text = f"{line.reason}: {_GLOSSES[word]}" if word in _GLOSSES else line.reason
+    if word in {"None", ""}:
+        text = "is in Slurm's queue, which has not looked at it yet"
     return text + (f"; may start {when}" if when else "")
 
 
