@@ -104,7 +104,22 @@ class Commands:
             return ""
         if done.is_ok or done.code is None or slurm_text.is_unsure(done.err) or slurm_text.is_full(done.err):
             return ""
-        return slurm_text.said(done.err)
+        words = slurm_text.said(done.err)
+        return words if "node configuration" not in words else await self._probe_held(script)
+
+    async def _probe_held(self, script: str) -> str:
+        """Do what :meth:`probe` does by a job that is held and at once cancelled.
+
+        ``--test-only`` gives the same answer for what the cluster never has and for nodes that are drained today.
+        """
+        argv = ["sbatch", "--parsable", "--hold", "--deadline=now+5minutes", "--time-min=1", "--job-name=kale-probe", "--output=/dev/null"]
+        try:
+            done = await self._run(argv, self._command_s, stdin=script)
+            if done.is_ok and (native_id := slurm_text.read_sbatch(done.out)):
+                await self.cancel([native_id])
+        except NoAnswer:
+            return ""
+        return "" if done.is_ok or done.code is None or slurm_text.is_unsure(done.err) else slurm_text.said(done.err)
 
     async def limits(self) -> Limits:
         """Return what the site allows; raises NoAnswer."""

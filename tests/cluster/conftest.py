@@ -218,6 +218,15 @@ class Login:
     def squeue(self, columns: str = "%j %T") -> str:
         return self.run("squeue", "-h", "-o", columns)
 
+    def resume_nodes(self) -> None:
+        """Let drained nodes take jobs; one that is not drained is left alone."""
+        for node in self.hosts.nodes:
+            subprocess.run(["scontrol", "update", f"nodename={node.name}", "state=resume"], check=False, env=self.hosts.environ(), capture_output=True)
+
+    def answers(self) -> bool:
+        """Whether the controller does."""
+        return subprocess.run(["scontrol", "ping"], capture_output=True, text=True, check=False, env=self.hosts.environ()).returncode == 0
+
     def until(self, condition: Callable[[], Any], seconds: float = 30.0) -> Any:
         deadline = time.monotonic() + seconds
         while not (found := condition()):
@@ -251,7 +260,11 @@ def login(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> Iterator[Login]:
     monkeypatch.setenv("KALE_SSH", f"ssh -F {hosts.ssh_config}")
     dialers.default.cache_clear()
     with hosts.login.here(), private_kale() as home:
-        yield Login(hosts, home)
+        made = Login(hosts, home)
+        yield made
+        if hosts.controller is None or hosts.controller.poll() is not None:
+            hosts.start_controller()
+        made.resume_nodes()
         subprocess.run(["scancel", "--user=root"], check=False, env=hosts.environ())
         end_masters(socket_dir() / "s")
     dialers.default.cache_clear()

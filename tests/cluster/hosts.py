@@ -303,9 +303,14 @@ class Hosts:
     def kill_controller(self) -> None:
         """End slurmctld by kill -9; jobs go on."""
         assert self.controller is not None
-        self._processes.remove(self.controller)
         self.controller.kill()
+        self.forget_controller()
+
+    def forget_controller(self) -> None:
+        """Take note that slurmctld was killed."""
+        assert self.controller is not None
         self.controller.wait()
+        self._processes.remove(self.controller)
         self.controller = None
 
     def _is_idle(self) -> bool:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kale_magic import Workflow
 from kale_magic.errors import SubmitError
 from kale_magic.model.codec import workflow_to_dict
 from kale_magic.model.step import Step
