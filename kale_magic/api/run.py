@@ -18,6 +18,7 @@ from kale_magic.model.states import RunState
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from kale_magic.api.push import Pushed
     from kale_magic.api.visits import Execution
     from kale_magic.client import Client
 
@@ -170,6 +171,26 @@ class Step:
     def resources(self) -> list[dict[str, Any]]:
         """Return the samples of what the step used, oldest first."""
         return files.samples(one_job(self._client, self.target()).files)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Return what the step has recorded by ``metric``, oldest first: ``at``, ``step`` if given, and its values."""
+        return files.metrics(one_job(self._client, self.target()).files)
+
+    def progress(self) -> dict[str, Any] | None:
+        """Return what the step said last by ``progress(i, n)``: ``progress`` and ``of``; None if it said nothing."""
+        return files.progress(one_job(self._client, self.target()).files)
+
+    def push(self, **values: object) -> Pushed:
+        """Give the step values: a running one as its variables and live parameters, a completed one as edited outputs.
+
+        Raises
+        ------
+        UsageError
+            A value can't be handed over, or the step is in no state to take it.
+        """
+        from kale_magic.api.push import push
+
+        return push(self._visits, one_job(self._client, self.target()), values)
 
     def pull(self, *names: str) -> Any:
         """Return values of the step: of a running one from its kernel, of a finished one from its outputs.

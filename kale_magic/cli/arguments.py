@@ -158,6 +158,11 @@ def _add_act_commands(commands: Any) -> None:
     stop = _add(commands, "stop", "act:stop", "interrupt a step's code; its kernel stays for a look", more=_STEP)
     _add_host(stop)
     stop.add_argument("step", metavar="STEP")
+    push = _add(
+        commands, "push", "steer:push", "give values to a step: live parameters, variables, edited outputs", json=True, more=_STEP
+    )  # fmt: skip
+    push.add_argument("step", metavar="STEP")
+    push.add_argument("values", metavar="N=V", nargs="+", type=parameter, help="n=10 name='x y'")
     attach = _add(
         commands,
         "attach",

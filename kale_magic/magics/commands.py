@@ -76,6 +76,14 @@ COMMANDS = (
         usage="%kale_pull STEP x y", does="bring values of a step here",
     ),
     Command(
+        name="push", group="Look inside", line="steer:push", is_about_a_step=True,
+        usage="%kale_push STEP x n=5", does="give values to a step: variables, live parameters, edited outputs",
+    ),
+    Command(
+        name="plot", group="Look inside", line="plot:plot", is_about_a_step=True,
+        usage="%kale_plot STEP [METRIC]", does="its metrics, or columns of a file, drawn live",
+    ),
+    Command(
         name="vars", group="Look inside", line="look:variables", is_about_a_step=True,
         usage="%kale_vars STEP", does="its variables: name, type, shape, bytes",
     ),

@@ -132,6 +132,10 @@ class KernelRun:
         self.language = reply.get("language_info", {}).get("name", "")
         self.recorder.metadata["language_info"] = reply.get("language_info", {})
         info["kale_subshells"] = has_subshells(reply)
+        if self.language == "python":
+            from kale_proxy import inside
+
+            self._execute(inside.bootstrap_source(), is_silent=True)
         if info["kale_subshells"]:
             from kale_proxy import visits
 
