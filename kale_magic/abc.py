@@ -162,6 +162,7 @@ class Executor(ABC):
     """
 
     outlives_host: bool = True
+    can_freeze: bool = False  # whether :meth:`freeze` stops all processes of a job
 
     @abstractmethod
     async def open(self, sink: Callable[[Report], None]) -> None:
@@ -220,6 +221,9 @@ class Executor(ABC):
     @abstractmethod
     def release(self, uuid: str) -> None:
         """End the look at an interrupted job."""
+
+    def freeze(self, uuid: str, *, is_on: bool) -> None:  # noqa: B027 - only where ``can_freeze`` says so
+        """Stop all processes of a started job where they are, or let them go on; its state is reported."""
 
     @abstractmethod
     def reason(self, uuid: str) -> str:

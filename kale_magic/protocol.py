@@ -26,10 +26,11 @@ FIND = "find"
 CANCEL = "cancel"
 STOP = "stop"
 RELEASE = "release"
+FREEZE = "freeze"
 QUEUE = "queue"
 MANAGER = "manager"
 SHUTDOWN = "shutdown"
-OPS = (SUBMIT, STATUS, RUNS, EVENTS, WHERE, FIND, CANCEL, STOP, RELEASE, QUEUE, MANAGER, SHUTDOWN)
+OPS = (SUBMIT, STATUS, RUNS, EVENTS, WHERE, FIND, CANCEL, STOP, RELEASE, FREEZE, QUEUE, MANAGER, SHUTDOWN)
 
 
 @dataclass(frozen=True, slots=True)

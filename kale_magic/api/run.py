@@ -260,6 +260,32 @@ class Step:
         target = self._visits.wait_for_kernel(one_job(self._client, self.target()), timeout)
         return connection_file(str(target), mode, self._client.host)
 
+    def pause(self, *, lease_s: float | None = None, freeze: bool = False) -> str:
+        """Hold the step's code still between two lines, its kernel open to visitors; say where, in the end of a sentence.
+
+        Parameters
+        ----------
+        lease_s : float, optional
+            It goes on by itself after so many seconds; seven days if none are given.
+        freeze : bool
+            Stop all its processes instead (SIGSTOP); then no visitor is answered.
+
+        Raises
+        ------
+        UsageError
+            It does not run, or can't be held this way.
+        """
+        from kale_magic.api.pause import LONGEST_S, pause
+
+        target = one_job(self._client, self.target())
+        return pause(self._visits, target, lease_s=LONGEST_S if lease_s is None else lease_s, is_freezing=freeze)
+
+    def resume(self) -> str:
+        """Let a paused step go on, or end the look at one that was stopped or has failed; raises UsageError if it is neither."""
+        from kale_magic.api.pause import resume
+
+        return resume(self._visits, one_job(self._client, self.target()))
+
     def stop(self) -> None:
         """Interrupt the step's code; its kernel stays for a look."""
         target = one_job(self._client, self.target())

@@ -241,6 +241,29 @@ class Visits:
         rows = [[files.load(folder, name, where=str(target)) for folder in folders] for name in names]
         return rows if _is_sweep(target) else [row[0] for row in rows]
 
+    def ask_kernel(self, target: Target, content: Mapping[str, object], *, timeout: float = 10.0) -> dict[str, Any] | None:
+        """Ask a step's kernel what :mod:`kale_proxy.visits` lists and return its reply; None if it knows no visits.
+
+        Raises
+        ------
+        UsageError
+            The step ended meanwhile.
+        TimeoutError
+            The kernel does not answer.
+        """
+        key = (str(live_folder(target)), "visit")
+        try:
+            visitor = self._visitor(target.kernel or live_folder(target), key, None)
+            if visitor.note:  # it says that visits here are less than usual
+                return None
+            return visitor.request("kale_visit_request", dict(content), "control", timeout=timeout)
+        except AgentGone as exc:
+            self._drop(key)
+            refuse_without_kernel(where_in(self.client, target.run, target.step, target.point))
+            raise JobError(f"{target} can't be reached: {exc}") from exc
+        except TimeoutError as exc:
+            raise TimeoutError(f"The kernel of {target} has not answered within {timeout:g} s; is it frozen, or in a long call?") from exc
+
     def push(self, target: Target, found: Mapping[str, object], by: str) -> None:
         """Give a running step values, as its variables and, where it has such, as its parameters.
 

@@ -53,7 +53,7 @@ class Option:
     def attribute(self) -> str:
         """Its name in what :func:`parse` returns (``from_`` for ``--from``)."""
         name = self.name.replace("-", "_")
-        return f"{name}_" if name in {"from", "as"} else name
+        return f"{name}_" if name in {"from", "as", "for"} else name
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +110,8 @@ _RESOURCES = (
     Option("env", Kind.ENV, "environment variables", "K=V"),
     Option("setup", Kind.TEXTS, "a shell line to run before the step", "'source x'"),
     Option("retries", Kind.COUNT, "how often to try again after a failure", "N", least=0),
+    Option("hold", Kind.WALLTIME, "how long its kernel stays for a look after %kale_stop (10m if not said)", "30m"),
+    Option("hold-on-failure", Kind.WALLTIME, "how long its kernel stays for a look after it has failed", "30m"),
     _EXECUTOR,
     Option("tags", Kind.NAMES, "words to find the step by", "t1,t2"),
 )
@@ -186,6 +188,16 @@ SPECS: dict[str, Spec] = {
     ),
     "cancel": Spec("End a step or a run.", (Positional("STEP|RUN", "what to end"),)),
     "stop": Spec("Interrupt a step's code; its kernel stays for a look.", (_STEP,)),
+    "pause": Spec(
+        "Hold a step's code still between two lines; its kernel answers visitors meanwhile.",
+        (_STEP,),
+        (
+            Option("for", Kind.WALLTIME, "it goes on by itself after this; seven days if left out", "2h"),
+            Option("freeze", Kind.FLAG, "stop all its processes instead, which also stops its kernel"),
+            _HOST,
+        ),
+    ),
+    "resume": Spec("Let a paused step go on; end the look at one that was stopped or has failed.", (_STEP,), (_HOST,)),
     "queue": Spec("Show what runs and what waits, and why."),
     "attach": Spec(
         "Run this cell in the step's own kernel while the step is running.",

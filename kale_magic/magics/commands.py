@@ -58,6 +58,14 @@ COMMANDS = (
         usage="%kale_stop STEP", does="interrupt a step's code; its kernel stays for a look",
     ),
     Command(
+        name="pause", group="Run", line="steer:pause", is_about_a_step=True,
+        usage="%kale_pause STEP", does="hold a step still between two lines; visitors are answered",
+    ),
+    Command(
+        name="resume", group="Run", line="steer:resume", is_about_a_step=True,
+        usage="%kale_resume STEP", does="let it go on",
+    ),
+    Command(
         name="cancel", group="Run", line="watch:cancel", is_about_a_step=True,
         usage="%kale_cancel STEP|RUN", does="end a step or a run",
     ),

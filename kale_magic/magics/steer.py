@@ -1,9 +1,10 @@
-"""``%kale_push``: the hand on a step while it runs, and after."""
+"""``%kale_push``, ``%kale_pause``, ``%kale_resume``: the hand on a step while it runs, and after."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kale_magic.api import pause as pausing
 from kale_magic.api.find import one_job
 from kale_magic.api.push import push as push_into
 from kale_magic.errors import UsageError
@@ -29,6 +30,23 @@ def push(session: KaleMagics, request: Request) -> None:
     print(f"{names}: replaced in {target}; the old {'one is' if len(done.names) == 1 else 'ones are'} kept beside it")
     if done.stale:
         print(f"Stale now: {', '.join(done.stale)}. Run them again: %kale_rerun {done.stale[0]} --downstream")
+
+
+def pause(session: KaleMagics, request: Request) -> None:
+    """Hold a step still."""
+    args = request.args
+    visits = session.visits_on(args.host)
+    target = one_job(visits.client, session.find(args.step, is_acting=True, visits=visits))
+    lease_s = pausing.LONGEST_S if args.for_ is None else args.for_
+    said = pausing.pause(visits, target, lease_s=lease_s, is_freezing=args.freeze)
+    print(f"{target} {said}. Go on: %kale_resume {target}")
+
+
+def resume(session: KaleMagics, request: Request) -> None:
+    """Let a step go on."""
+    visits = session.visits_on(request.args.host)
+    target = one_job(visits.client, session.find(request.args.step, is_acting=True, visits=visits))
+    print(f"{target} {pausing.resume(visits, target)}")
 
 
 def _values(session: KaleMagics, words: Sequence[str]) -> dict[str, object]:

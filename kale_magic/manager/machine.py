@@ -201,19 +201,12 @@ class RunMachine:
         self._finish_if_over(out, now)
         return out
 
-    def interrupt(self, step: str, point: int | None) -> Outcome:
-        """Interrupt the code of what runs; its kernel stays for a look."""
-        return self._ask(Verb.INTERRUPT, step, point)
-
-    def release(self, step: str, point: int | None) -> Outcome:
-        """End the look at what was interrupted."""
-        return self._ask(Verb.RELEASE, step, point)
-
-    # -- what follows ------------------------------------------------------------------------------------
-
-    def _ask(self, verb: Verb, step: str, point: int | None) -> Outcome:
+    def ask(self, verb: Verb, step: str, point: int | None) -> Outcome:
+        """Have a deed done to what runs: interrupted, its look ended, frozen, or let go on."""
         jobs = [job for job in self.find(step, point) if job.state.is_live]
         return Outcome(commands=[Command(verb, job, job.uuid) for job in jobs])
+
+    # -- what follows ------------------------------------------------------------------------------------
 
     def _release_step(self, step: Node, out: Outcome, now: float) -> None:
         """Queue every job of a step whose parents are done."""

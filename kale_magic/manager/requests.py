@@ -57,6 +57,7 @@ class Requests:
             protocol.CANCEL: self._cancel,
             protocol.STOP: self._stop,
             protocol.RELEASE: self._release,
+            protocol.FREEZE: self._freeze,
             protocol.QUEUE: self._queue,
             protocol.MANAGER: self._manager,
         }
@@ -209,6 +210,16 @@ class Requests:
 
     async def _release(self, fields: dict[str, Any]) -> dict[str, Any]:
         return {"released": await self._ask(fields, Verb.RELEASE, "released")}
+
+    async def _freeze(self, fields: dict[str, Any]) -> dict[str, Any]:
+        run, step, _ = self._target(fields)
+        name = run.context.steps[step].executor if step is not None else ""
+        executor = self._service.executors.get(name)
+        if executor is not None and not executor.can_freeze:
+            raise UsageError(f"The executor {name} can't freeze the processes of a step.", "Pause it without --freeze.")
+        is_on = bool(fields.get("on"))
+        names = await self._ask(fields, Verb.FREEZE if is_on else Verb.THAW, "frozen" if is_on else "resumed")
+        return {"asked": names}
 
     async def _ask(self, fields: dict[str, Any], verb: Verb, done: str) -> list[str]:
         run, step, point = self._target(fields)

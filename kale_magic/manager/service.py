@@ -169,9 +169,8 @@ class Service:
         return names
 
     def ask(self, run: LiveRun, verb: Verb, step: str, point: int | None) -> list[str]:
-        """Interrupt or release what runs of a step; returns the names of the jobs asked."""
-        machine = run.machine
-        outcome = machine.interrupt(step, point) if verb is Verb.INTERRUPT else machine.release(step, point)
+        """Do a deed to what runs of a step; returns the names of the jobs asked."""
+        outcome = run.machine.ask(verb, step, point)
         self._absorb(run, outcome)
         return [command.job.address for command in outcome.commands]
 
@@ -373,6 +372,8 @@ _DEEDS: dict[Verb, Callable[[Executor, str], None]] = {
     Verb.CANCEL: lambda executor, uuid: executor.cancel(uuid),
     Verb.INTERRUPT: lambda executor, uuid: executor.interrupt(uuid),
     Verb.RELEASE: lambda executor, uuid: executor.release(uuid),
+    Verb.FREEZE: lambda executor, uuid: executor.freeze(uuid, is_on=True),
+    Verb.THAW: lambda executor, uuid: executor.freeze(uuid, is_on=False),
 }
 
 

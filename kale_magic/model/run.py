@@ -123,6 +123,8 @@ class Verb(StrEnum):
     CANCEL = "cancel"
     INTERRUPT = "interrupt"
     RELEASE = "release"
+    FREEZE = "freeze"
+    THAW = "thaw"
 
 
 @dataclass(frozen=True, slots=True)

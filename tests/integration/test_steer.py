@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from kale_magic.api import Kale, Run
+    from kale_magic.api import Kale, Run, Step
 
 WAIT_S = 60.0
 STEERED = """
@@ -137,3 +138,98 @@ def test_a_pushed_output_replaces_the_old_one_which_is_kept_and_names_what_is_st
     assert [event["names"] for event in events(run, "make") if event["event"] == "edited"] == [["x"]]
     with pytest.raises(UsageError, match="has left no value `nothing`"):
         run["make"].push(nothing=1)
+
+
+LOOP = "import time\nfrom pathlib import Path\ndef main():\n    global n\n    n, secret = 0, 42\n    while not Path('stop').exists():\n        n += 1\n        time.sleep(0.002)\nmain()\n"
+
+
+def stands_still(step: Step) -> bool:
+    before = step.pull("n")
+    time.sleep(0.3)
+    return step.pull("n") == before
+
+
+def test_a_paused_step_stands_still_answers_visitors_says_so_and_goes_on(tmp_path: Path, kale: Kale, until: Callable) -> None:
+    run = steps.busy(tmp_path, kale, LOOP)
+    step = run["md"]
+    assert re.search(r"is held at .*in main|will be held", step.pause())
+    until(lambda: step.state == "paused", "the state")
+    assert step.reason.startswith("held in ")
+    assert stands_still(step)
+    assert str(step.execute("%locals")) == "{'secret': 42}"
+    assert "paused" in program(tmp_path, "status").stdout
+    assert "goes on" in program(tmp_path, "resume", "md").stdout
+    until(lambda: step.state == "running", "the state")
+    assert not stands_still(step)
+    program(tmp_path, "pause", "md", "--for", "1s")
+    until(lambda: step.state == "paused", "the state")
+    until(lambda: step.state == "running", "the end of the lease")
+    assert [event["event"] for event in events(run, "md")] == ["running", "paused", "resumed", "paused", "resumed"]
+    (tmp_path / "stop").touch()
+    assert run.wait(timeout=WAIT_S) == "completed"
+
+
+def test_a_frozen_shell_step_stands_with_all_its_processes_until_it_is_resumed(tmp_path: Path, kale: Kale, until: Callable) -> None:
+    run = steps.submit(tmp_path, kale, "for i in $(seq 100000); do echo $i; sleep 0.02; test -e stop && break; done; true", shell=True)
+    step = run["md"]
+    until(lambda: step.logs(), "output")
+    with pytest.raises(UsageError, match="no lines to hold it between"):
+        step.pause()
+    step.pause(freeze=True)
+    until(lambda: step.state == "paused", "the state")
+    assert step.reason.startswith("frozen")
+    before = step.logs()
+    time.sleep(0.4)
+    assert step.logs() == before
+    step.resume()
+    until(lambda: step.logs() != before, "more output")
+    assert step.state == "running"
+    step.pause(freeze=True)
+    until(lambda: step.state == "paused", "the state")
+    step.cancel()
+    assert run.wait(timeout=WAIT_S) == "cancelled"
+
+
+def test_a_stopped_step_is_kept_as_long_as_it_asked_and_let_go_by_resume(tmp_path: Path, kale: Kale, until: Callable) -> None:
+    run = steps.busy(tmp_path, kale, LOOP, hold="30m")
+    step = run["md"]
+    step.stop()
+    until(lambda: step.state == "paused", "the state")
+    assert step.reason == "stopped; its kernel stays open for 1800 s"
+    assert step.pull("n") > 0
+    step.resume()
+    assert run.wait(timeout=WAIT_S) == "cancelled"
+
+
+def test_the_kernel_of_a_failed_step_is_kept_for_a_look_at_its_frames(tmp_path: Path, kale: Kale, until: Callable) -> None:
+    code = "def f(depth):\n    inner = [depth] * 3\n    return 1 / (depth - depth)\nx = 5\nf(7)\n"
+    run = steps.submit(tmp_path, kale, code, hold_on_failure="5m")
+    step = run["md"]
+    until(lambda: step.state == "paused", "the look")
+    assert step.reason == "failed (ZeroDivisionError: division by zero); its kernel stays open for 300 s"
+    assert step.pull("x") == 5
+    assert str(step.execute("%locals")) == "{'depth': 7, 'inner': [7, 7, 7]}"
+    assert "in f" in step.execute("%where").text
+    step.resume()
+    assert run.wait(timeout=WAIT_S) == "failed"
+    assert "ZeroDivisionError" in step.reason
+
+
+def test_a_kernel_without_visits_is_not_held_but_frozen(tmp_path: Path, kale: Kale, until: Callable) -> None:
+    from kale_proxy.places import jupyter_data_dir
+
+    folder = jupyter_data_dir() / "kernels" / "bash"
+    folder.mkdir(parents=True)
+    argv = [sys.executable, "-m", "bash_kernel", "-f", "{connection_file}"]
+    (folder / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": "bash", "language": "bash"}))
+    run = steps.submit(tmp_path, kale, "while [ ! -e stop ]; do echo step; sleep 0.02; done", kernel="bash")
+    step = run["md"]
+    until(lambda: step.logs(), "output", timeout=WAIT_S)
+    with pytest.raises(UsageError, match="can't hold its code still"):
+        step.pause()
+    step.pause(freeze=True)
+    until(lambda: step.state == "paused", "the state")
+    step.resume()
+    until(lambda: step.state == "running", "the state")
+    (tmp_path / "stop").touch()
+    assert run.wait(timeout=WAIT_S) == "completed"

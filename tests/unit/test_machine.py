@@ -277,7 +277,7 @@ def test_cancelling_what_is_over_does_nothing():
 def test_only_live_jobs_are_interrupted():
     play = Play(StepPlan("s", (), 2))
     play.run("s", 0)
-    play.last = play.machine.interrupt("s", None)
+    play.last = play.machine.ask(Verb.INTERRUPT, "s", None)
     assert play.verbs() == [(Verb.INTERRUPT, "s[0]")]
 
 
