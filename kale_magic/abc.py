@@ -183,6 +183,7 @@ class Executor(ABC):
 
     outlives_host: bool = True
     keeps_order: bool = False
+    can_freeze: bool = False  # whether :meth:`freeze` stops all processes of a job
 
     @abstractmethod
     async def open(self, sink: Callable[[Report], None]) -> None:
@@ -261,6 +262,9 @@ class Executor(ABC):
             The batch system does not answer.
         """
         return []
+
+    def freeze(self, uuid: str, *, is_on: bool) -> None:  # noqa: B027 - only where ``can_freeze`` says so
+        """Stop all processes of a started job where they are, or let them go on; its state is reported."""
 
     @abstractmethod
     def reason(self, uuid: str) -> str:

@@ -207,6 +207,10 @@ class Client:
         """Keep a step that is in the queue from starting, until it is released."""
         return self._ask_object(protocol.HOLD, {"run": run, "step": step, "point": point})
 
+    def freeze(self, run: str, step: str, point: int | None = None, *, is_on: bool) -> dict[str, Any]:
+        """Stop all processes of a running step where they are, or let them go on."""
+        return self._ask_object(protocol.FREEZE, {"run": run, "step": step, "point": point, "on": is_on})
+
     def queue(self) -> list[dict[str, Any]]:
         """Return what runs and what waits of our runs, with the reason for waiting."""
         return self._ask_list(protocol.QUEUE, {})

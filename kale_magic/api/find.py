@@ -41,6 +41,11 @@ class Asks(Protocol):
     def where(self, run: str | None, step: str, point: int | None = None) -> dict[str, Any]:
         """Return where a step is."""
 
+    def release(self, run: str, step: str, point: int | None = None) -> dict[str, Any]:
+        """End the look at a stopped step."""
+
+    def freeze(self, run: str, step: str, point: int | None = None, *, is_on: bool) -> dict[str, Any]:
+        """Stop all processes of a running step, or let them go on."""
 
     def find(
         self, step: str, workflow: str | None = None, folder: str | Path | None = None, *, is_below: bool = False

@@ -84,6 +84,7 @@ class LocalExecutor(Executor):
         How a supervisor is started.
     """
 
+    can_freeze = True
     outlives_host = False  # a power cut ends the jobs too, and their claims and results are in the run's folder
 
     def __init__(
@@ -182,6 +183,10 @@ class LocalExecutor(Executor):
     def script(self, ticket: Ticket) -> str:
         """Return the script by which a person can run the job."""
         return job_script(ticket.spec(), ticket.environment())
+
+    def freeze(self, uuid: str, *, is_on: bool) -> None:
+        """Stop all processes of a started job, or let them go on."""
+        self._tell(uuid, "freeze" if is_on else "thaw")
 
     def reason(self, uuid: str) -> str:
         """Return why a queued job waits."""

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from kale_magic.model.workflow import Workflow
 
 
+HOLD_S = 600  # how long the kernel of a stopped step stays, unless the step says
+
+
 @dataclass(frozen=True, slots=True)
 class StepBody:
     """What is stored of a step of a run beside its declaration. ``bindings``: (name, producer, output, gather)."""
@@ -167,6 +170,8 @@ class RunContext:
             files_in=step.files_in,
             files_out=step.files_out,
             limits=self._limits(step, body),
+            hold_s=HOLD_S if step.hold_s is None else step.hold_s,
+            hold_on_failure_s=step.hold_on_failure_s if step.hold_on_failure_s and attempt > step.retries else 0,
             idle_s=step.idle_s,
             parents=self._parents(body),
         )

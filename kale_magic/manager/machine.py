@@ -210,14 +210,14 @@ class RunMachine:
         return out
 
     def ask(self, verb: Verb, step: str, point: int | None) -> Outcome:
-        """Interrupt the code of what runs, hold what is in the queue, or release what was interrupted or held."""
+        """Interrupt, freeze or thaw what runs, hold what is in the queue, or release what was interrupted or held."""
         jobs = self.find(step, point)
-        if verb is Verb.INTERRUPT:
-            jobs = [job for job in jobs if job.state.is_live]
-        elif verb is Verb.HOLD:
+        if verb is Verb.HOLD:
             jobs = [job for job in jobs if job.state in _UNSTARTED and job.uuid]
-        else:
+        elif verb is Verb.RELEASE:
             jobs = [job for job in jobs if job.state.is_live or (job.state in _UNSTARTED and job.uuid)]
+        else:
+            jobs = [job for job in jobs if job.state.is_live]
         return Outcome(commands=[Command(verb, job, job.uuid) for job in jobs])
 
     def after(self, step: str) -> tuple[str, ...]:

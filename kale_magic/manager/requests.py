@@ -67,6 +67,7 @@ class Requests:
             protocol.HOLD: self._hold,
             protocol.PREVIEW: self._preview,
             protocol.SURVEY: self._survey,
+            protocol.FREEZE: self._freeze,
             protocol.QUEUE: self._queue,
             protocol.MANAGER: self._manager,
         }
@@ -263,6 +264,16 @@ class Requests:
                 job.uuid = attempt_uuid(context.record.seed, job)
                 scripts[job.step] = executor.script(context.ticket(job))
         return {"scripts": scripts}
+
+    async def _freeze(self, fields: dict[str, Any]) -> dict[str, Any]:
+        run, step, _ = self._target(fields)
+        name = run.context.steps[step].executor if step is not None else ""
+        executor = self._service.executors.get(name)
+        if executor is not None and not executor.can_freeze:
+            raise UsageError(f"The executor {name} can't freeze the processes of a step.", "Pause it without --freeze.")
+        is_on = bool(fields.get("on"))
+        names = await self._ask(fields, Verb.FREEZE if is_on else Verb.THAW, "frozen" if is_on else "resumed")
+        return {"asked": names}
 
     async def _ask(self, fields: dict[str, Any], verb: Verb, done: str) -> list[str]:
         run, step, point = self._target(fields)

@@ -375,6 +375,8 @@ _DEEDS: dict[Verb, Callable[[Executor, str], None]] = {
     Verb.INTERRUPT: lambda executor, uuid: executor.interrupt(uuid),
     Verb.RELEASE: lambda executor, uuid: executor.release(uuid),
     Verb.HOLD: lambda executor, uuid: executor.hold(uuid),
+    Verb.FREEZE: lambda executor, uuid: executor.freeze(uuid, is_on=True),
+    Verb.THAW: lambda executor, uuid: executor.freeze(uuid, is_on=False),
 }
 
 

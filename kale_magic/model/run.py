@@ -125,6 +125,8 @@ class Verb(StrEnum):
     INTERRUPT = "interrupt"
     RELEASE = "release"  # end the look at an interrupted job, or the hold of one in the queue
     HOLD = "hold"  # it is not to start until released
+    FREEZE = "freeze"
+    THAW = "thaw"
 
 
 @dataclass(frozen=True, slots=True)

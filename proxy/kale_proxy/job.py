@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from kale_proxy import procs, steprun
 from kale_proxy.claim import pid_start
-from kale_proxy.record import new_result, now
+from kale_proxy.pause import HELD
+from kale_proxy.record import new_result, now, write_event
 from kale_proxy.stayopen import RESTART, VISITED
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ class Job:
         self.at = now()
         self.started = time.monotonic()
         self.state = "running"
+        self.reason = ""
+        self.is_frozen = False
         self.kill_reason: str | None = None
         self.kill_state = "failed"
         self.kill_at: float | None = None
@@ -58,8 +61,32 @@ class Job:
         """Return what managers are told of a running job."""
         return {
             "uuid": self.spec.uuid, "folder": self.spec.folder, "pid": self.leader, "pid_start": self.pid_start,
-            "live": str(self.live), "state": self.state,
+            "live": str(self.live), "state": self.state, "reason": self.reason,
         }
+
+    def move(self, state: str, reason: str = "") -> None:
+        """Take the state that a running step is in, and write it into its events unless the step has done so."""
+        self.state, self.reason = state, reason
+        with contextlib.suppress(OSError):
+            write_event(self.spec, "resumed" if state == "running" else state, reason=reason)
+
+    def held_at(self) -> str | None:
+        """Return where the step is held (:mod:`kale_proxy.pause`); None while it is not."""
+        try:
+            return (self.live / HELD).read_text(encoding="utf-8")
+        except OSError:
+            return None
+
+    def freeze(self) -> None:
+        """Stop every process of the step (SIGSTOP); its kernel answers nobody meanwhile."""
+        self.is_frozen = True
+        procs.send(procs.tree(self.leader, self.spec.uuid), signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let them go on."""
+        if self.is_frozen:
+            self.is_frozen = False
+            procs.send(procs.tree(self.leader, self.spec.uuid), signal.SIGCONT)
 
     def kernel_pid(self) -> int:
         """Return the process that holds the kernel: the job's own, or the one a foreign kernel was started as."""
@@ -80,6 +107,7 @@ class Job:
 
     def interrupt(self) -> None:
         """Send the code a KeyboardInterrupt; the mark tells the step that a person asked for it."""
+        self.thaw()
         with contextlib.suppress(OSError):
             (self.live / "stop").touch(mode=0o600)
         if self.spec.kind in {"python", "kernel"}:
@@ -95,6 +123,7 @@ class Job:
 
     def resume_if_frozen(self) -> None:
         """Let a process that is stopped (SIGSTOP) see the signal that ends it."""
+        self.thaw()
         procs.send([self.leader], signal.SIGCONT)
 
     def may_have_leftovers(self) -> bool:

@@ -71,7 +71,9 @@ class KernelRun:
         try:
             result = self._lacking() or self._start() or self._cells()
             if result.reason == steprun.STOPPED:
-                self._hold()
+                self._hold(self.spec.hold_s, steprun.hold_words(self.spec.hold_s))
+            elif result.state == "failed" and self.spec.hold_on_failure_s and self.kernel is not None:
+                self._hold(self.spec.hold_on_failure_s, steprun.hold_words(self.spec.hold_on_failure_s, result.reason))
         except KernelGone:
             assert self.kernel is not None
             code = self.kernel.wait()
@@ -141,6 +143,10 @@ class KernelRun:
         self.language = reply.get("language_info", {}).get("name", "")
         self.recorder.metadata["language_info"] = reply.get("language_info", {})
         info["kale_subshells"] = has_subshells(reply)
+        if self.language == "python":
+            from kale_proxy import inside
+
+            self._execute(inside.bootstrap_source(), is_silent=True)
         if info["kale_subshells"]:
             from kale_proxy import visits
 
@@ -244,22 +250,22 @@ class KernelRun:
             with contextlib.suppress(OSError):
                 self.recorder.save()
 
-    def _hold(self) -> None:
+    def _hold(self, hold_s: float, reason: str) -> None:
         with contextlib.suppress(OSError):
             self.recorder.save()
-        write_event(self.spec, "paused", reason=f"stopped; its kernel stays open for {self.spec.hold_s:g} s")
+        write_event(self.spec, "paused", reason=reason)
         with contextlib.suppress(OSError):
-            self.link.sendall(b'{"state":"paused"}\n')
-            self._publish_until_released()
+            self.link.sendall(steprun.state_line("paused", reason))
+            self._publish_until_released(hold_s)
 
-    def _publish_until_released(self) -> None:
+    def _publish_until_released(self, hold_s: float) -> None:
         """Journal what visitors of a held kernel print, until the supervisor speaks or ``hold_s`` has passed."""
         import zmq
 
         poller = zmq.Poller()
         poller.register(self.iopub, zmq.POLLIN)
         poller.register(self.link, zmq.POLLIN)
-        end = time.monotonic() + self.spec.hold_s
+        end = time.monotonic() + hold_s
         while time.monotonic() < end and self.kernel is not None and self.kernel.poll() is None:
             for sock, _ in poller.poll(100):
                 if sock is self.iopub:

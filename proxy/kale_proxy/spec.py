@@ -97,6 +97,7 @@ class JobSpec:
     env: dict[str, str] = field(default_factory=dict)  # added to the worker's own
     limits: LimitSpec = field(default_factory=LimitSpec)
     hold_s: float = 600.0  # how long a stopped step's kernel stays for a look
+    hold_on_failure_s: float = 0.0  # the same after its code has failed
     restart: int = 0  # how often its kernel was started afresh within the attempt
     idle_s: float | None = None  # its kernel stays after the code, until nobody has used it for so long
     parents: tuple[ParentSpec, ...] = ()  # checked by the job itself where a queue's word for it is not enough

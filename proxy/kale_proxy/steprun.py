@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import random
 import resource
@@ -77,7 +78,10 @@ class StepRun:
             self._make_room()
             return None
         if result.reason == STOPPED:
-            loop.run_until_complete(self._hold())
+            loop.run_until_complete(self._hold(self.spec.hold_s, hold_words(self.spec.hold_s)))
+        elif result.state == "failed" and self.spec.hold_on_failure_s:
+            held = self.spec.hold_on_failure_s
+            loop.run_until_complete(self._hold(held, hold_words(held, result.reason)))
         self._finish(result)
         return result
 
@@ -157,21 +161,20 @@ class StepRun:
             return self._failed(f"step `{spec.step}`: its outputs can't be written: {exc.strerror or exc}")
         return new_result(spec, "completed", self.started_at, exit_code=0, outputs=index, files=tuple(files))
 
-    async def _hold(self) -> None:
-        """Keep the kernel of a stopped step open for a look, until released or ``hold_s`` has passed."""
+    async def _hold(self, hold_s: float, reason: str) -> None:
+        """Keep the kernel open for a look, until released or ``hold_s`` has passed."""
         self.app.drain()
         with contextlib.suppress(OSError):
             self.recorder.save()
-        reason = f"stopped; its kernel stays open for {self.spec.hold_s:g} s"
         write_event(self.spec, "paused", reason=reason)
         self.link.setblocking(False)
         with contextlib.suppress(OSError):
-            self.link.sendall(b'{"state":"paused"}\n')
+            self.link.sendall(state_line("paused", reason))
         loop = asyncio.get_running_loop()
         with contextlib.suppress(TimeoutError, OSError):
-            data = await asyncio.wait_for(loop.sock_recv(self.link, 64), self.spec.hold_s)
+            data = await asyncio.wait_for(loop.sock_recv(self.link, 64), hold_s)
             if not data:  # the supervisor is gone: the person may still be looking
-                await asyncio.sleep(self.spec.hold_s)
+                await asyncio.sleep(hold_s)
 
     def _make_room(self) -> None:
         write_event(self.spec, "restarted")
@@ -211,6 +214,17 @@ class StepRun:
 
 
 STOPPED = "stopped by the user"
+
+
+def hold_words(hold_s: float, failure: str = "") -> str:
+    """Return the reason of a step whose kernel is kept for a look after it was stopped, or has failed."""
+    what = f"failed ({failure})" if failure else "stopped"
+    return f"{what}; its kernel stays open for {hold_s:g} s"
+
+
+def state_line(state: str, reason: str) -> bytes:
+    """Return the line by which a step tells its supervisor its state."""
+    return json.dumps({"state": state, "reason": reason}).encode() + b"\n"
 
 
 def load_inputs(spec: JobSpec) -> dict[str, object]:

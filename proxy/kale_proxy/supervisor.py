@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 PROTOCOL = 1
 IDLE_S = 60.0
 TICK_S = 0.25
+FROZEN = "frozen: every process of it is stopped; resume lets it go on"
 _LINE_MAX = 64 << 20
 
 
@@ -65,6 +66,7 @@ class Supervisor:
         self.selector = selectors.DefaultSelector()
         self.guard = Guard(self.jobs)
         self.idle_since = time.monotonic()
+        self._looked = 0.0
         self.serial = 0
         self.listener: socket.socket | None = None
         self.wakeup = os.pipe()
@@ -91,6 +93,7 @@ class Supervisor:
             if not ready and len(self.spares) < self._wanted_spares():
                 self._fork_spare()
             self.guard.tick(self.kill)
+            self._look_for_pauses()
         self.close()
 
     def _succeed(self) -> None:
@@ -182,6 +185,15 @@ class Supervisor:
             job.interrupt()
         elif op == "release":
             job.release()
+        elif op == "freeze" and not job.is_frozen:
+            job.freeze()
+            self._moved(job, "paused", FROZEN)
+        elif op == "thaw" and job.is_frozen:
+            job.thaw()
+            held = job.held_at()
+            self._moved(job, "running" if held is None else "paused", held or "")
+        elif op in {"freeze", "thaw"}:
+            return  # it is so already
         else:
             raise ValueError(op)
 
@@ -294,9 +306,26 @@ class Supervisor:
                 self.selector.unregister(job.link)
             return
         for line in data.splitlines():
-            job.state = json.loads(line)["state"]
-            reason = f"stopped; its kernel stays open for {job.spec.hold_s:g} s" if job.state == "paused" else ""
-            self._tell({"ev": "state", "uuid": job.spec.uuid, "state": job.state, "reason": reason})
+            said = json.loads(line)  # the step has written it into its events
+            job.state, job.reason = said["state"], said.get("reason", "")
+            self._tell({"ev": "state", "uuid": job.spec.uuid, "state": job.state, "reason": job.reason})
+
+    def _moved(self, job: Job, state: str, reason: str) -> None:
+        job.move(state, reason)
+        self._tell({"ev": "state", "uuid": job.spec.uuid, "state": state, "reason": reason})
+
+    def _look_for_pauses(self) -> None:
+        """See which steps a visitor holds still, and which go on; a step that is kept for a look, or frozen, says so itself."""
+        moment = time.monotonic()
+        if moment - self._looked < TICK_S:
+            return
+        self._looked = moment
+        for job in self.jobs.values():
+            where = job.held_at()
+            if where is not None and job.state == "running":
+                self._moved(job, "paused", where)
+            elif where is None and job.state == "paused" and job.reason.startswith("held in "):
+                self._moved(job, "running", "")
 
     def _visited(self, job: Job) -> None:
         """Somebody connects to a step: an agent is forked, which takes the connection and all later ones."""
