@@ -105,14 +105,14 @@ class Commands:
         if done.is_ok or done.code is None or slurm_text.is_unsure(done.err) or slurm_text.is_full(done.err):
             return ""
         words = slurm_text.said(done.err)
-        return words if "node configuration" not in words else await self._probe_held(script)
+        return words if "node configuration" not in words else await self._probe_later(script)
 
-    async def _probe_held(self, script: str) -> str:
-        """Do what :meth:`probe` does by a job that is held and at once cancelled.
+    async def _probe_later(self, script: str) -> str:
+        """Do what :meth:`probe` does by a job that would begin in an hour, and is cancelled at once.
 
-        ``--test-only`` gives the same answer for what the cluster never has and for nodes that are drained today.
+        ``--test-only`` gives the same answer for what the cluster never has and for nodes that are drained today; and a held job is not looked at.
         """
-        argv = ["sbatch", "--parsable", "--hold", "--deadline=now+5minutes", "--time-min=1", "--job-name=kale-probe", "--output=/dev/null"]
+        argv = ["sbatch", "--parsable", "--begin=now+1hour", "--job-name=kale-probe", "--output=/dev/null"]
         try:
             done = await self._run(argv, self._command_s, stdin=script)
             if done.is_ok and (native_id := slurm_text.read_sbatch(done.out)):

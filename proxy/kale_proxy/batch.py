@@ -7,18 +7,16 @@ it was not to begin.
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kale_proxy import claim, places
+from kale_proxy.attempt import REFUSED
 from kale_proxy.guard import walltime_words
 from kale_proxy.record import ENDED_BY_SIGTERM, cells_of, new_result, notebook_metadata, now, write_event, write_result
-from kale_proxy.serve import prepare
 from kale_proxy.spec import JobSpec
-from kale_proxy.steprun import REFUSED
 from kale_proxy.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -37,13 +35,18 @@ def run(job: Path) -> int:
     os.umask(0o077)
     spec = JobSpec.from_json(job.read_bytes())
     folder = places.private_dir(places.socket_dir() / "j" / f"{os.getpid()}")
-    supervisor = Supervisor(folder, prepare(folder), idle_s=0.0, spares=0)
+    app = None
+    if spec.kind == "python":
+        from kale_proxy.serve import prepare
+
+        app = prepare(folder)
+    supervisor = Supervisor(folder, app, idle_s=0.0, spares=0)
     ended: list[dict[str, Any]] = []
     supervisor.on_tell = lambda message: ended.append(message) if message["ev"] in {"ended", "refused"} else None
     obey_signals(supervisor)
     supervisor.begin(spec)
     supervisor.serve()
-    shutil.rmtree(folder, ignore_errors=True)
+    places.remove_tree(folder)
     outcome: dict[str, Any] = ended[-1] if ended else {"reason": "it could not be started"}
     if "result" not in outcome:
         reason = str(outcome.get("reason", ""))

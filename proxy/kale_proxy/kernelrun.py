@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kale_proxy import claim, steprun, values
+from kale_proxy import attempt, claim, values
 from kale_proxy.agent_visit import has_subshells
 from kale_proxy.journal import JournalWriter
 from kale_proxy.record import (
@@ -67,13 +67,13 @@ class KernelRun:
         claim.take(self.spec)
         write_event(self.spec, "running", pid=os.getpid(), live=str(self.live))
         os.environ.update(self.spec.env)
-        os.environ.update(steprun.job_environment(self.spec))
+        os.environ.update(attempt.job_environment(self.spec))
         try:
             result = self._lacking() or self._start() or self._cells()
-            if result.reason == steprun.STOPPED:
-                self._hold(self.spec.hold_s, steprun.hold_words(self.spec.hold_s))
+            if result.reason == attempt.STOPPED:
+                self._hold(self.spec.hold_s, attempt.hold_words(self.spec.hold_s))
             elif result.state == "failed" and self.spec.hold_on_failure_s and self.kernel is not None:
-                self._hold(self.spec.hold_on_failure_s, steprun.hold_words(self.spec.hold_on_failure_s, result.reason))
+                self._hold(self.spec.hold_on_failure_s, attempt.hold_words(self.spec.hold_on_failure_s, result.reason))
         except KernelGone:
             assert self.kernel is not None
             code = self.kernel.wait()
@@ -88,7 +88,7 @@ class KernelRun:
 
     def _lacking(self) -> JobResult | None:
         try:
-            steprun.require_files(self.spec)
+            attempt.require_files(self.spec)
         except values.ValueFileError as exc:
             return self._result("failed", f"step `{self.spec.step}` could not get its inputs: {exc}")
         return None
@@ -169,14 +169,14 @@ class KernelRun:
             return self._raised(reply)
         try:
             index = self._collect() if spec.outputs else {}
-            files = steprun.check_files(spec)
+            files = attempt.check_files(spec)
         except values.ValueFileError as exc:
             return self._result("failed", f"step `{spec.step}`: {exc}")
         return self._result("completed", "", exit_code=0, outputs=index, files=tuple(files))
 
     def _raised(self, reply: dict[str, Any]) -> JobResult:
         if (self.live / "stop").exists() and (reply.get("ename") == "KeyboardInterrupt" or self.language != "python"):
-            return self._result("cancelled", steprun.STOPPED, exit_code=130, error=_error(reply))
+            return self._result("cancelled", attempt.STOPPED, exit_code=130, error=_error(reply))
         name, value = reply.get("ename") or "error", reply.get("evalue") or ""
         return self._result("failed", f"{name}: {value}" if value else str(name), error=self.recorder.error or _error(reply))
 
@@ -255,7 +255,7 @@ class KernelRun:
             self.recorder.save()
         write_event(self.spec, "paused", reason=reason)
         with contextlib.suppress(OSError):
-            self.link.sendall(steprun.state_line("paused", reason))
+            self.link.sendall(attempt.state_line("paused", reason))
             self._publish_until_released(hold_s)
 
     def _publish_until_released(self, hold_s: float) -> None:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from kale_proxy.recorder import CELL_PREFIX, Cell
 from kale_proxy.spec import JobResult
 from kale_proxy.values import write_atomic
-from kale_proxy.wire import CONNECTION_NAME
 
 if TYPE_CHECKING:
     from kale_proxy.spec import JobSpec
@@ -60,7 +59,7 @@ def publish(spec: JobSpec, live: Path) -> None:
         return
     key = ""
     with contextlib.suppress(OSError, ValueError, KeyError):
-        key = str(json.loads((live / CONNECTION_NAME).read_bytes())["key"])
+        key = str(json.loads((live / "kernel.json").read_bytes())["key"])
     host = socket.gethostname()
     found = {
         "live": str(live), "key": key, "host": host, "node": os.environ.get("SLURMD_NODENAME", host),

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kale_proxy import claim, values
+from kale_proxy.attempt import STOPPED, check_files, job_environment, require_files
 from kale_proxy.record import (
     cells_of,
     new_result,
@@ -26,7 +27,6 @@ from kale_proxy.record import (
     write_sample,
 )
 from kale_proxy.recorder import CELL_PREFIX, Recorder
-from kale_proxy.steprun import STOPPED, check_files, job_environment, require_files
 
 if TYPE_CHECKING:
     from kale_proxy.spec import JobResult, JobSpec

@@ -13,7 +13,6 @@ import contextlib
 import json
 import os
 import selectors
-import shutil
 import signal
 import socket
 import sys
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from kale_proxy import children, procs
 from kale_proxy.guard import Guard
 from kale_proxy.job import Job
+from kale_proxy.places import remove_tree
 from kale_proxy.record import now, read_result
 from kale_proxy.spec import JobSpec
 
@@ -47,13 +47,13 @@ class Supervisor:
     ----------
     folder : Path
         Its own folder (0700, node-local): the socket ``s`` and the live folders ``p/N`` are in it.
-    app : StepApp
-        The prepared kernel application.
+    app : StepApp or None
+        The prepared kernel application; None where no step of kind ``python`` will be run.
     idle_s : float
         It ends after so many seconds without jobs and connections.
     """
 
-    def __init__(self, folder: Path, app: StepApp, idle_s: float = IDLE_S, spares: int | None = None) -> None:
+    def __init__(self, folder: Path, app: StepApp | None, idle_s: float = IDLE_S, spares: int | None = None) -> None:
         self.folder = folder
         self.app = app
         self.idle_s = idle_s
@@ -84,6 +84,7 @@ class Supervisor:
         signal.set_wakeup_fd(self.wakeup[1], warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         self.selector.register(self.wakeup[0], selectors.EVENT_READ, self._reap)
+        self._reap()  # one that was begun before may have ended already
         while not self._is_over():
             timeout = 0.0 if len(self.spares) < self._wanted_spares() else self._patience()
             ready = self.selector.select(timeout)
@@ -112,7 +113,7 @@ class Supervisor:
             spare.link.close()
         with contextlib.suppress(OSError):
             (self.folder / "s").unlink()
-        shutil.rmtree(self.folder / "p", ignore_errors=True)
+        remove_tree(self.folder / "p")
 
     def _is_over(self) -> bool:
         if self.jobs or self.clients:
@@ -252,10 +253,12 @@ class Supervisor:
         return Job(spec, pid, live, ours, listener)
 
     def _fork_spare(self) -> None:
+        app = self.app
+        assert app is not None, "spares are for python steps"
         live = self._live_folder()
         ours, theirs = socket.socketpair()
         listener = children.listen(live / "a")
-        pid = self._fork(lambda: children.wait_as_spare(self.app, live, theirs), drop=(ours, listener))
+        pid = self._fork(lambda: children.wait_as_spare(app, live, theirs), drop=(ours, listener))
         theirs.close()
         self.spares.append(children.Spare(pid, live, ours, listener))
 
@@ -381,7 +384,7 @@ class Supervisor:
         if job.agent_listener is not None:
             self._forget(job.agent_listener)
         if job.agent_pid is None:
-            shutil.rmtree(job.live, ignore_errors=True)
+            remove_tree(job.live)
         else:
             self.by_agent[job.agent_pid] = job.live
 
@@ -390,7 +393,7 @@ class Supervisor:
     def _other_ended(self, pid: int) -> None:
         live = self.by_agent.pop(pid, None)
         if live is not None:
-            shutil.rmtree(live, ignore_errors=True)
+            remove_tree(live)
             return
         for job in self.jobs.values():
             if job.agent_pid == pid:  # no visitor for a while: wait for the next one ourselves
