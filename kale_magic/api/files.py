@@ -20,13 +20,25 @@ _BLOCK = 1 << 16
 
 
 def log(folder: Path, name: str, tail: int | None) -> str:
-    """Return a text file of a step, or its last ``tail`` lines; empty while there is none."""
+    """Return a text file of a step, or its last ``tail`` lines; empty while there is none.
+
+    The script of a point that was submitted in an array is that of the array.
+    """
+    if name == "job.sh" and folder.name.isdigit() and not (folder / name).exists():
+        folder, name = folder.parent, _array_script(folder)
     try:
         with (folder / name).open("rb") as stream:
             data = stream.read() if tail is None else _last_lines(stream, tail)
     except FileNotFoundError:
         return ""
     return data.decode("utf-8", "replace")
+
+
+def _array_script(folder: Path) -> str:
+    """Return the name of the array's script for the folder of a point: ``job.sh``, or ``job-N.sh`` from point N on."""
+    firsts = [int(path.stem.partition("-")[2]) for path in folder.parent.glob("job-*.sh")]
+    first = max((number for number in firsts if number <= int(folder.name)), default=0)
+    return f"job-{first}.sh" if first else "job.sh"
 
 
 def samples(folder: Path) -> list[dict[str, Any]]:

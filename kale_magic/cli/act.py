@@ -49,6 +49,30 @@ def stop(arguments: argparse.Namespace, console: Console) -> int:
     return Exit.OK
 
 
+def hold(arguments: argparse.Namespace, console: Console) -> int:
+    """Keep a step in the queue from starting."""
+    from kale_magic.api.find import find_step
+    from kale_magic.api.hold import hold as hold_step
+
+    with Client.connect(host=arguments.host) as client:
+        target = find_step(client, arguments.step, here(client), is_acting=True)
+        hold_step(client, target)
+    console.say(f"{target} is held; let it go on with: jupyter kale release {target}")
+    return Exit.OK
+
+
+def release(arguments: argparse.Namespace, console: Console) -> int:
+    """Let a held step go on."""
+    from kale_magic.api.find import find_step
+    from kale_magic.api.hold import release as release_step
+
+    with Client.connect(host=arguments.host) as client:
+        target = find_step(client, arguments.step, here(client), is_acting=True)
+        release_step(client, target)
+    console.say(f"{target} is released")
+    return Exit.OK
+
+
 def attach(arguments: argparse.Namespace, console: Console) -> int:
     """Run code in the kernel of a running step and print what it prints, or open a console on it."""
     from kale_magic.api.find import Target, find_step, one_job

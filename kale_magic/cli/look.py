@@ -50,15 +50,16 @@ def runs(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def queue(arguments: argparse.Namespace, console: Console) -> int:
-    """Show the local executor's queue."""
-    from kale_magic.render.text import queue_table
+    """Show what is queued and running of our runs, or a batch system's whole queue."""
+    from kale_magic.render.text import queue_table, survey_table
 
     with Client.connect(host=arguments.host) as client:
-        found = client.queue()
+        found = client.survey(arguments.executor, is_all=arguments.all) if arguments.all or arguments.executor else client.queue()
+    shown = survey_table if arguments.all or arguments.executor else queue_table
     if console.is_json:
         console.data(found)
     else:
-        console.say(queue_table(found, is_ascii=console.is_ascii()))
+        console.say(shown(found, is_ascii=console.is_ascii()))
     return Exit.OK
 
 
@@ -96,7 +97,7 @@ def logs(arguments: argparse.Namespace, console: Console) -> int:
     name = "job.sh" if arguments.script else "stderr.log" if arguments.stderr else "stdout.log"
     with Client.connect() as client:
         target = find_step(client, arguments.step, here(client))
-        jobs = _jobs(client, target)
+        jobs = [target] if arguments.script and (target.files / name).exists() else _jobs(client, target)
         if arguments.follow and len(jobs) == 1:
             return _follow_log(client, jobs[0], name, arguments.tail)
         if arguments.follow:

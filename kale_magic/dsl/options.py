@@ -198,7 +198,13 @@ SPECS: dict[str, Spec] = {
         ),
     ),
     "resume": Spec("Let a paused step go on; end the look at one that was stopped or has failed.", (_STEP,), (_HOST,)),
-    "queue": Spec("Show what runs and what waits, and why."),
+    "queue": Spec(
+        "Show what runs and what waits, and why.",
+        (),
+        (Option("all", Kind.FLAG, "the whole queue of the batch system, everybody's jobs"),),
+    ),
+    "hold": Spec("Keep a step that is in the queue from starting.", (_STEP,)),
+    "release": Spec("Let a held step go on.", (_STEP,)),
     "attach": Spec(
         "Run this cell in the step's own kernel while the step is running.",
         (_STEP,),

@@ -69,7 +69,15 @@ COMMANDS = (
         name="cancel", group="Run", line="watch:cancel", is_about_a_step=True,
         usage="%kale_cancel STEP|RUN", does="end a step or a run",
     ),
-    Command(name="queue", group="Run", line="watch:queue", usage="%kale_queue", does="what runs and what waits, and why"),
+    Command(name="queue", group="Run", line="queue:queue", usage="%kale_queue", does="what runs and what waits, and why"),
+    Command(
+        name="hold", group="Run", line="queue:hold", is_about_a_step=True,
+        usage="%kale_hold STEP", does="keep a step in the queue from starting",
+    ),
+    Command(
+        name="release", group="Run", line="queue:release", is_about_a_step=True,
+        usage="%kale_release STEP", does="let a held step go on",
+    ),
     Command(
         name="attach", group="Look inside", line="look:make_kernel", cell="look:attach", is_about_a_step=True,
         usage="%%kale_attach STEP",

@@ -76,6 +76,8 @@ def logs(session: KaleMagics, request: Request) -> None:
         _follow(session, one_job(session.client, target), name, args.tail)
         return
     points = [] if target.point is not None else points_of(session.client, target.run, target.step)
+    if args.script and (target.files / name).exists():  # of a whole sweep, which is one array
+        points = []
     for number in range(len(points)):
         job = where_in(session.client, target.run, target.step, number)
         print(f"==> {job.label} ({describe_point(points[number])}) <==")
@@ -111,21 +113,6 @@ def cancel(session: KaleMagics, request: Request) -> None:
         print(f"{where}: cancelled {', '.join(gone)}")
     else:
         print(f"{where}: {', '.join(gone)} will end in a moment")
-
-
-def queue(session: KaleMagics, _request: Request) -> None:
-    """Show what runs and what waits on this machine."""
-    found = session.client.queue()
-    if not found:
-        print("Nothing runs and nothing waits.")
-        return
-    rows: list[list[Any]] = []
-    for job in found:
-        point = job.get("point")
-        memory = text.format_bytes(job["memory_bytes"]) if job.get("memory_bytes") else ""
-        label = job["step"] if point is None else f"{job['step']}[{point}]"
-        rows.append([job["run"], label, job["state"], job.get("cpus") or "", memory, job.get("reason") or ""])
-    session.show(table(["run", "step", "state", "cpus", "memory", "reason"], rows, text=text.queue_table(found)))
 
 
 def _run_or_step(session: KaleMagics, word: str | None, *, is_acting: bool = False) -> tuple[str, Target | None]:

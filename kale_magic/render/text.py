@@ -117,7 +117,7 @@ def queue_table(items: Sequence[Mapping[str, Any]], *, is_ascii: bool = False) -
     """Return the queue of an executor, one line per job, with why it waits."""
     if not items:
         return "the queue is empty"
-    rows = [["", "run", "step", "state", "cpus", "memory", "reason"]]
+    rows = [["", "run", "step", "state", "cpus", "memory", "job", "node", "reason"]]
     for item in items:
         point = item.get("point")
         state = str(item.get("state") or "")
@@ -125,9 +125,27 @@ def queue_table(items: Sequence[Mapping[str, Any]], *, is_ascii: bool = False) -
         rows.append([
             mark(state, is_ascii=is_ascii), str(item.get("run") or ""),
             f"{item.get('step')}" + (f"[{point}]" if point is not None else ""), state,
-            str(item.get("cpus") or ""), format_bytes(memory) if memory else "", one_line(item.get("reason") or ""),
+            str(item.get("cpus") or ""), format_bytes(memory) if memory else "",
+            str(item.get("native_id") or ""), str(item.get("node") or ""), one_line(item.get("reason") or ""),
         ])  # fmt: skip
+    empty = [at for at in (6, 7) if not any(row[at] for row in rows[1:])]  # this machine's jobs have neither
+    rows = [[cell for at, cell in enumerate(row) if at not in empty] for row in rows]
     return "\n".join(_aligned(rows, is_ascii=is_ascii, right=(4, 5), widest_last=None))
+
+
+def survey_row(line: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return one job of a batch system's queue: job, name, user, state, partition, nodes, node, time left, reason."""
+    names = ("native_id", "name", "user", "state", "partition", "nodes", "node", "time_left", "reason")
+    return tuple(one_line(str(line.get(name) or "")) for name in names)
+
+
+def survey_table(lines: Sequence[Mapping[str, Any]], *, is_ascii: bool = False) -> str:
+    """Return a batch system's own queue, one line per job."""
+    if not lines:
+        return "the queue is empty"
+    head = ["job", "name", "user", "state", "partition", "nodes", "node", "time left", "reason"]
+    rows = [head, *(list(survey_row(line)) for line in lines)]
+    return "\n".join(_aligned(rows, is_ascii=is_ascii, right=(5, 7), widest_last=None))
 
 
 def progress_line(

@@ -21,7 +21,7 @@ def folder(tmp_path, monkeypatch):
 
 def test_user_install_is_what_jupyter_starts(folder, capsys):
     assert main(["install", "--user"]) == 0
-    assert capsys.readouterr().out == f"kale: {folder / 'kale'}\nkale-local: {folder / 'kale-local'}\n"
+    assert capsys.readouterr().out == f"kale: {folder / 'kale'}\nkale-local: {folder / 'kale-local'}\nkale-slurm: {folder / 'kale-slurm'}\n"
     spec = KernelSpecManager().get_kernel_spec("kale-local")
     assert spec.argv == [sys.executable, "-m", "kale_magic.kernels", "job", "local", "-f", "{connection_file}"]
     assert (spec.language, spec.interrupt_mode) == ("python", "message")
@@ -37,7 +37,7 @@ def test_prefix_and_home(folder, tmp_path, monkeypatch):
     assert main(["install", "--prefix", str(tmp_path / "env")]) == 0
     spec = json.loads((tmp_path / "env/share/jupyter/kernels/kale-local/kernel.json").read_text())
     assert spec["env"] == {"KALE_HOME": "/elsewhere"}
-    assert [one.name for one in general.installed(tmp_path / "env")] == ["kale", "kale-local"]
+    assert [one.name for one in general.installed(tmp_path / "env")] == ["kale", "kale-local", "kale-slurm"]
 
 
 def test_what_is_not_kales_is_left_alone_and_a_place_that_cannot_be_written_is_said(folder, tmp_path, capsys):
@@ -60,7 +60,7 @@ def test_install_wants_to_know_where(capsys):
 
 
 def test_each_folder_that_is_shipped_says_what_it_is():
-    assert [path.name for path in general.shipped()] == ["kale", "kale-local"]
+    assert [path.name for path in general.shipped()] == ["kale", "kale-local", "kale-slurm"]
     for path in general.shipped():
         assert general.General.read(path) is not None
         assert json.loads((path / "kernel.json").read_text())["argv"][0] == "python"
