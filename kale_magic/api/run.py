@@ -16,7 +16,7 @@ from kale_magic.errors import UsageError
 from kale_magic.model.states import RunState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from kale_magic.api.push import Pushed
     from kale_magic.api.visits import Execution
@@ -290,6 +290,28 @@ class Step:
         """Interrupt the step's code; its kernel stays for a look."""
         target = one_job(self._client, self.target())
         self._client.stop(target.run, target.step, target.point)
+
+    def rerun(self, params: Mapping[str, object] | None = None, *, downstream: bool = False, checkpoint: bool = True) -> Run:
+        """Run the step again, with other parameters if given, as a new run that uses what this one has computed.
+
+        Parameters
+        ----------
+        params : mapping, optional
+            Other values for its parameters; of one point also for what is swept.
+        downstream : bool
+            Also run what depends on it.
+        checkpoint : bool
+            Whether ``checkpoint.load()`` in it finds what it saved in this run.
+
+        Raises
+        ------
+        UsageError
+            A parameter is none of the step's.
+        """
+        from kale_magic.api.rerun import rerun
+
+        run, _ = rerun(self._client, self.target(), params or {}, is_downstream=downstream, has_checkpoint=checkpoint)
+        return run
 
     def cancel(self) -> list[str]:
         """Cancel the step, or all points of a sweep that are not over."""

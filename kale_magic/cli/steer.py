@@ -1,4 +1,4 @@
-"""``push``, ``pause``, ``resume``: the hand on a step while it runs, and after."""
+"""``push``, ``pause``, ``resume``, ``rerun``: the hand on a step while it runs, and after."""
 
 from __future__ import annotations
 
@@ -38,6 +38,27 @@ def resume(arguments: argparse.Namespace, console: Console) -> int:
     with Client.connect(host=arguments.host) as client, contextlib.closing(Visits(client)) as visits:
         target = one_job(client, find_step(client, arguments.step, here(client), is_acting=True))
         console.say(f"{target} {let_go(visits, target)}".replace("%kale_rerun", "jupyter kale rerun"))
+    return Exit.OK
+
+
+def rerun(arguments: argparse.Namespace, console: Console) -> int:
+    """Run a step again."""
+    from kale_magic.api.find import find_step
+    from kale_magic.api.rerun import rerun as again
+
+    with Client.connect() as client:
+        target = find_step(client, arguments.step, here(client))
+        run, _ = again(
+            client,
+            target,
+            dict(arguments.params),
+            is_downstream=arguments.downstream,
+            has_checkpoint=not arguments.from_start,
+        )
+    if console.is_json:
+        console.data({"run": run.name})
+    else:
+        console.say(f"{run.name}: {target} again; wait for it: jupyter kale wait {run.name}")
     return Exit.OK
 
 

@@ -73,11 +73,34 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
                     f"{option} names {name!r}, which is no step.", f"There are: {', '.join(workflow.steps)}."
                 )
     with Client.connect() as client:
+        if arguments.dry_run:
+            return _tell_what_would_run(client, workflow, folder, arguments, console)
         submitted = submit(
             workflow, client=client, folder=folder, name=arguments.name, only=arguments.only, from_=arguments.from_,
-            to=arguments.to, params=dict(arguments.params), executor=arguments.executor,
+            to=arguments.to, params=dict(arguments.params), executor=arguments.executor, no_cache=arguments.no_cache,
         )  # fmt: skip
         return _see_through(client, submitted.name, arguments, console)
+
+
+def _tell_what_would_run(
+    client: Client, workflow: Workflow, folder: Path, arguments: argparse.Namespace, console: Console
+) -> int:
+    """Print which steps would run and why, and which are cached."""
+    from kale_magic.api.workflow import check_params
+    from kale_magic.model.codec import workflow_to_dict
+    from kale_magic.model.literals import to_literal
+
+    check_params(workflow, dict(arguments.params))
+    steps = client.submit(
+        workflow_to_dict(workflow), folder=folder, only=arguments.only, from_=arguments.from_, to=arguments.to,
+        params={name: to_literal(value, name) for name, value in arguments.params},
+        executor=arguments.executor or workflow.executor, no_cache=arguments.no_cache, dry=True,
+    )["steps"]  # fmt: skip
+    if console.is_json:
+        console.data({"workflow": workflow.name, "steps": steps})
+    for name, found in steps.items():
+        console.say(f"{name}: {found['state']} ({found['why']})")
+    return Exit.OK
 
 
 def _see_through(client: Client, name: str, arguments: argparse.Namespace, console: Console) -> int:

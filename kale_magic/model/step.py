@@ -63,6 +63,7 @@ class Step:
     files_out: tuple[str, ...] = ()
     resources: Resources = field(default_factory=Resources)
     retries: int = 0
+    no_cache: bool = False
     hold_s: int | None = None
     hold_on_failure_s: int | None = None
     idle_s: int | None = None

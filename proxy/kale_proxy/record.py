@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from kale_proxy.spec import JobSpec
 
 RESULT = "result.json"
+FILES_READ = "files_in.json"  # path -> digest of each file of --files-in, as the step found it
 
 
 def now() -> str:

@@ -16,7 +16,16 @@ from typing import TYPE_CHECKING, Any
 import zmq
 
 from kale_proxy import claim, values
-from kale_proxy.record import cells_of, new_result, notebook_metadata, now, write_event, write_result, write_sample
+from kale_proxy.record import (
+    FILES_READ,
+    cells_of,
+    new_result,
+    notebook_metadata,
+    now,
+    write_event,
+    write_result,
+    write_sample,
+)
 from kale_proxy.recorder import CELL_PREFIX, Recorder
 from kale_proxy.stayopen import Restarted, stay_open
 
@@ -245,12 +254,23 @@ def job_environment(spec: JobSpec) -> dict[str, str]:
 
 
 def require_files(spec: JobSpec) -> None:
-    """Refuse to begin without the files of ``--files-in``; raises ValueFileError naming the pattern."""
-    import glob
+    """Refuse to begin without the files of ``--files-in``; raises ValueFileError naming the pattern.
 
+    Their digests are kept, so that the next submit can tell whether they are the same.
+    """
+    import glob
+    import hashlib
+
+    found: dict[str, str] = {}
     for pattern in spec.files_in:
-        if not any(glob.iglob(pattern, root_dir=spec.cwd, recursive=True)):
+        matches = sorted(glob.iglob(pattern, root_dir=spec.cwd, recursive=True))
+        if not matches:
             raise values.ValueFileError(f"no file in {spec.cwd} matches --files-in {pattern}")
+        for name in matches:
+            with contextlib.suppress(OSError), (Path(spec.cwd) / name).open("rb") as stream:  # a folder has no content
+                found[name] = hashlib.file_digest(stream, "sha256").hexdigest()[:32]
+    if found:
+        values.write_atomic(Path(spec.folder) / FILES_READ, json.dumps(found, indent=1).encode())
 
 
 def check_files(spec: JobSpec) -> list[str]:

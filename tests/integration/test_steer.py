@@ -233,3 +233,46 @@ def test_a_kernel_without_visits_is_not_held_but_frozen(tmp_path: Path, kale: Ka
     until(lambda: step.state == "running", "the state")
     (tmp_path / "stop").touch()
     assert run.wait(timeout=WAIT_S) == "completed"
+
+
+def test_a_step_is_run_again_with_other_parameters_and_what_follows_if_asked(tmp_path: Path, kale: Kale) -> None:
+    workflow = Workflow("eos", folder=tmp_path)
+    workflow.step("make", "import random\nx = random.random()", outputs=["x"])
+    workflow.step("scale", "y = [x * n]", outputs=["y"], params={"n": 2})
+    workflow.step("use", "z = y[0] + 1", outputs=["z"])
+    run = kale.run(workflow.submit(client=kale.client).name)
+    assert run.wait(timeout=WAIT_S) == "completed"
+    alone = run["scale"].rerun({"n": 5})
+    assert alone.wait(timeout=WAIT_S) == "completed"
+    assert alone.states() == {"make": "cached", "scale": "completed"}
+    assert alone["scale"].pull("y") == [run["make"].pull("x") * 5]
+    again = json.loads(program(tmp_path, "rerun", f"{run.name}/scale", "--params", "n=7", "--downstream", "--json").stdout)["run"]
+    assert kale.run(again).wait(timeout=WAIT_S) == "completed"
+    assert kale.run(again)["use"].pull("z") == run["make"].pull("x") * 7 + 1
+    with pytest.raises(UsageError, match=r"no parameter 'm'. It has: n"):
+        run["scale"].rerun({"m": 1})
+    lines = program(tmp_path, "runs", "--diff", run.name, again).stdout.splitlines()
+    assert f"  rerun_of: None -> {run.name}" in lines
+    assert "  scale: parameter n changed: 2 -> 7" in lines
+    assert any(line.startswith("  use: output z differs: ") for line in lines)
+    assert not any("make" in line for line in lines)
+
+
+def test_a_point_is_run_again_alone_and_goes_on_from_its_checkpoint(tmp_path: Path, kale: Kale, until: Callable) -> None:
+    code = (
+        "import time\nfrom pathlib import Path\nfrom kale_magic.inside import checkpoint, metric\nstate = checkpoint.load(i=0)\nprint('from', state['i'], lr)\n"
+        "for i in range(state['i'], 10):\n    checkpoint(i=i)\n    metric(step=i)\n    while i == 4 and lr > 1: time.sleep(0.01)\n"
+    )
+    run = steps.submit(tmp_path, kale, code, each={"lr": [0.5, 5.0]}, hold="1s")
+    bad = run["md[lr=5.0]"]
+    until(lambda: len(bad.metrics()) == 5, "the point")
+    bad.stop()
+    assert run.wait(timeout=WAIT_S) in {"cancelled", "failed"}
+    with pytest.raises(UsageError, match="Name a point"):
+        run["md"].rerun({"lr": 1})
+    better = bad.rerun({"lr": 0.75})
+    assert better.wait(timeout=WAIT_S) == "completed"
+    assert better["md"].logs() == "from 4 0.75\n"
+    fresh = bad.rerun({"lr": 0.25}, checkpoint=False)
+    assert fresh.wait(timeout=WAIT_S) == "completed"
+    assert fresh["md"].logs() == "from 0 0.25\n"
