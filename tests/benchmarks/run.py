@@ -17,6 +17,7 @@ from pathlib import Path
 import cuts as tunnel_cuts
 import own
 import peers as others
+import steer
 from measure import machine_line, print_table
 
 import kale_magic
@@ -29,6 +30,8 @@ PARTS = {
     "attach": own.attach,
     "imports": own.imports,
     "manager": own.manager,
+    "cache": steer.cache,
+    "inside": steer.inside,
     "relay": proxy.relay,
     "spec": proxy.spec,
     "tunnel": proxy.tunnel,
