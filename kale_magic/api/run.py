@@ -280,6 +280,18 @@ class Step:
         target = one_job(self._client, self.target())
         return pause(self._visits, target, lease_s=LONGEST_S if lease_s is None else lease_s, is_freezing=freeze)
 
+    def proceed(self, *, answer: str | None = None, **values: object) -> str:
+        """Let the step go on that waits for a person, with variables at a gate, or the answer to its ``input()``.
+
+        Raises
+        ------
+        UsageError
+            It waits for nobody, or for something else.
+        """
+        from kale_magic.api.gate import go_on
+
+        return go_on(self._visits, one_job(self._client, self.target()), values, answer=answer)
+
     def resume(self) -> str:
         """Let a paused step go on, or end the look at one that was stopped or has failed; raises UsageError if it is neither."""
         from kale_magic.api.pause import resume

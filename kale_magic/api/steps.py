@@ -59,6 +59,7 @@ def make_step(name: str, source: str, options: Mapping[str, Any], common: Iterab
         each=tuple(_axis(name, key, value) for key, value in (given.pop("each", None) or {}).items()),
         is_zipped=bool(given.pop("zip", False)),
         retries=int(given.pop("retries", 0)),
+        is_gate=bool(given.pop("gate", False)),
         no_cache=bool(given.pop("no_cache", False)),
         hold_s=_seconds(given.pop("hold", None)),
         hold_on_failure_s=_seconds(given.pop("hold_on_failure", None)),

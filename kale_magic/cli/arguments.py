@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _STEP = "STEP is fit, a sweep's point fit[2] or fit[metal=Al], or RUN/fit; bare, the newest run in or below this folder that has it."
 _EPILOG = """\
-exit codes: 0 ok; 1 the workflow or job failed; 2 wrong usage; 3 manager or queue not reachable; 4 timed out.
+exit codes: 0 ok; 1 the workflow or job failed; 2 wrong usage; 3 manager or queue not reachable; 4 timed out; 5 a gate needs a person.
 Each command takes -h. Documentation: README.rst."""
 _PARAMETER = re.compile(r"[A-Za-z_]\w*")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
@@ -98,6 +98,11 @@ def _add_workflow_commands(commands: Any) -> None:
     run.add_argument("--no-cache", action="store_true", help="run also what an earlier run computed the same")
     run.add_argument("--dry-run", action="store_true", help="say what would run and why, and what is cached; nothing runs")
     run.add_argument("--name", metavar="RUN", help="the run's id")
+    run.add_argument(
+        "--gates",
+        choices=["fail", "continue", "wait"],
+        help="what to do at a gate: cancel the run (exit code 5; the default without a terminal), let it go on, or wait for a person",
+    )
     run.add_argument("--timeout", metavar="S", type=seconds, help="stop waiting (exit code 4); the run goes on")
     export = _add(
         commands,
@@ -169,6 +174,11 @@ def _add_act_commands(commands: Any) -> None:
     resume = _add(commands, "resume", "steer:resume", "let a paused step go on", more=_STEP)
     _add_host(resume)
     resume.add_argument("step", metavar="STEP")
+    proceed = _add(commands, "continue", "steer:proceed", "let a step go on that waits for a person", more=_STEP)
+    _add_host(proceed)
+    proceed.add_argument("step", metavar="STEP")
+    proceed.add_argument("--set", metavar="N=V", nargs="+", action="extend", type=parameter, default=[], help="what was decided: x=3")
+    proceed.add_argument("--answer", metavar="TEXT", help="what input() in the step returns; asked for on a terminal if left out")
     rerun = _add(
         commands, "rerun", "steer:rerun", "run a step again, what it needs being taken from the earlier run", json=True, more=_STEP
     )  # fmt: skip

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from kale_magic.client import Client
     from kale_magic.model.workflow import Workflow
 
+_CANCELLED_S = 30.0
 _SHOWN_NOTEBOOKS = 20
 
 
@@ -106,13 +107,22 @@ def _tell_what_would_run(
 def _see_through(client: Client, name: str, arguments: argparse.Namespace, console: Console) -> int:
     """Follow a run that was just submitted to its end, and sum up."""
     from kale_magic.cli.follow import Progress, follow_run
+    from kale_magic.cli.gates import GateNeedsPerson, Gates
     from kale_magic.cli.shapes import run_object
 
     progress = Progress(console)
     found = client.status(name)
     console.note(f"kale: run {name} in {found['folder']}")
     try:
-        found = follow_run(client, name, 0, progress, arguments.timeout)
+        gates = Gates(client, console, arguments.gates)
+        found = follow_run(client, name, 0, progress, arguments.timeout, gates.event)
+    except GateNeedsPerson as exc:
+        console.note(f"kale: {exc} The run is cancelled.")
+        client.cancel(name)
+        found = client.wait(name, timeout=_CANCELLED_S)
+        if console.is_json:
+            console.data(run_object(found))
+        return Exit.GATE
     except KeyboardInterrupt:
         return _interrupted(client, name, console)
     if console.is_json:

@@ -88,6 +88,7 @@ def build_step(given: SimpleNamespace, body: str, *, first_line: int, common: Co
         files_out=given.files_out,
         resources=_resources(given),
         retries=given.retries or 0,
+        is_gate=given.gate,
         no_cache=given.no_cache,
         hold_s=given.hold,
         hold_on_failure_s=given.hold_on_failure,
@@ -173,6 +174,8 @@ def check_step(step: Step, *, common: Collection[str] | None = ()) -> None:
 
 
 def _check_words(step: Step) -> None:
+    if step.is_gate and step.kind in {StepKind.SHELL, StepKind.SCRIPT}:
+        raise UsageError(f"Step {step.name} is a gate, which needs a kernel to work in; a {step.kind} step has none.", "Put the gate before it.")
     for output in step.outputs:
         if not output.isidentifier():
             raise UsageError(f"--outputs {output!r} of step {step.name} is no name of a variable.", "Write --outputs u,v.")

@@ -92,6 +92,7 @@ _DECLARE = (
     Option("files-out", Kind.NAMES, "files it makes", "GLOB"),
     Option("kernel", Kind.TEXT, "run the cell in another installed kernel", "NAME"),
     Option("shell", Kind.FLAG, "the cell is a bash script"),
+    Option("gate", Kind.FLAG, "wait for a person before the cell, its inputs loaded: %kale_open, then %kale_continue"),
 )
 _RESOURCES = (
     Option("nodes", Kind.COUNT, "nodes", "N"),
@@ -211,6 +212,15 @@ SPECS: dict[str, Spec] = {
         (
             Option("for", Kind.WALLTIME, "it goes on by itself after this; seven days if left out", "2h"),
             Option("freeze", Kind.FLAG, "stop all its processes instead, which also stops its kernel"),
+            _HOST,
+        ),
+    ),
+    "continue": Spec(
+        "Let a step go on that waits for a person: at a --gate, or where its code asks input().",
+        (_STEP,),
+        (
+            Option("set", Kind.PAIRS, "what was decided: variables that the step's code finds", "x=3"),
+            Option("answer", Kind.TEXT, "what input() in the step returns; asked for here if left out", "TEXT"),
             _HOST,
         ),
     ),

@@ -112,6 +112,8 @@ def step_words(step: Step) -> Iterator[str]:
         yield f"--kernel {quote(step.kernel)}"
     if step.kind is StepKind.SHELL:
         yield "--shell"
+    if step.is_gate:
+        yield "--gate"
     yield from _resource_words(step.resources)
     if step.retries:
         yield f"--retries {step.retries}"

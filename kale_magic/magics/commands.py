@@ -70,6 +70,10 @@ COMMANDS = (
         usage="%kale_rerun STEP", does="run a step again, with other --params if given",
     ),
     Command(
+        name="continue", group="Run", line="steer:proceed", is_about_a_step=True,
+        usage="%kale_continue STEP", does="open a gate, with what was decided: --set x=3",
+    ),
+    Command(
         name="cancel", group="Run", line="watch:cancel", is_about_a_step=True,
         usage="%kale_cancel STEP|RUN", does="end a step or a run",
     ),

@@ -101,8 +101,10 @@ class Cache:
 
     def _decide(self, item: Wanted, running: Sequence[str]) -> Decision:
         step = item.step
-        if step.idle_s is not None or step.no_cache or item.is_fresh:
-            return Decision(None, "it is the kernel of a notebook" if step.idle_s is not None else "it is to run (--no-cache)")
+        if step.idle_s is not None or step.is_gate:
+            return Decision(None, "a person decides in it" if step.is_gate else "it is the kernel of a notebook")
+        if step.no_cache or item.is_fresh:
+            return Decision(None, "it is to run (--no-cache)")
         first = NEVER_RAN
         for number, earlier in enumerate(self._earlier.get(step.name, ())):
             reasons = self._differences(item, earlier, running)

@@ -159,6 +159,7 @@ class RunContext:
             files_out=step.files_out,
             env=self._env(name, point),
             limits=self._limits(step, body),
+            is_gate=step.is_gate,
             hold_s=HOLD_S if step.hold_s is None else step.hold_s,
             hold_on_failure_s=step.hold_on_failure_s if step.hold_on_failure_s and attempt > step.retries else 0,
             idle_s=step.idle_s,

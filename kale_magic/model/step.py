@@ -42,7 +42,7 @@ class Axis:
 class Step:
     """What one ``%%kale_step`` cell declares. Names in ``inputs`` are ``x`` or ``producer.x``.
 
-    ``hold_s`` and ``hold_on_failure_s`` say how long its kernel stays for a look after it was stopped or has failed.
+    ``is_gate``: it waits for a person before its code. ``hold_s`` and ``hold_on_failure_s`` say how long its kernel stays for a look after it was stopped or has failed.
     With ``idle_s`` the kernel stays open after the code, for a notebook whose own kernel it is, until nobody has
     used it for so long. ``first_line`` is the line of the cell at which ``code`` begins, so that messages give the line the
     user sees; it is no part of the workflow.
@@ -63,6 +63,7 @@ class Step:
     files_out: tuple[str, ...] = ()
     resources: Resources = field(default_factory=Resources)
     retries: int = 0
+    is_gate: bool = False
     no_cache: bool = False
     hold_s: int | None = None
     hold_on_failure_s: int | None = None

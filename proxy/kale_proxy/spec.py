@@ -83,6 +83,7 @@ class JobSpec:
     files_out: tuple[str, ...] = ()
     env: dict[str, str] = field(default_factory=dict)  # added to the worker's own
     limits: LimitSpec = field(default_factory=LimitSpec)
+    is_gate: bool = False  # it waits for a person before its code
     hold_s: float = 600.0  # how long a stopped step's kernel stays for a look
     hold_on_failure_s: float = 0.0  # the same after its code has failed
     restart: int = 0  # how often its kernel was started afresh within the attempt

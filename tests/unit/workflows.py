@@ -137,6 +137,7 @@ class _Maker:
             tags=self.some(self.line),
             resources=self.resources(),
             retries=self.rng.choice([0, 2]),
+            is_gate=self.rng.choice([False, True]) and kind not in {StepKind.SHELL, StepKind.SCRIPT},
             no_cache=self.rng.choice([False, True]),
             hold_s=self.rng.choice([None, 1800]),
             hold_on_failure_s=self.rng.choice([None, 90]),
