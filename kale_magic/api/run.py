@@ -180,6 +180,18 @@ class Step:
         """Return what the step said last by ``progress(i, n)``: ``progress`` and ``of``; None if it said nothing."""
         return files.progress(one_job(self._client, self.target()).files)
 
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a dict for each point (of any step, one): parameters, state, seconds, last metrics, outputs that are scalars."""
+        from kale_magic.api.tabulate import rows
+
+        return rows(self._client, self.target())
+
+    def table(self) -> Any:
+        """Return :meth:`rows` as a pandas DataFrame; raises UsageError if pandas is not installed."""
+        from kale_magic.api.tabulate import frame
+
+        return frame(self._client, self.target())
+
     def push(self, **values: object) -> Pushed:
         """Give the step values: a running one as its variables and live parameters, a completed one as edited outputs.
 

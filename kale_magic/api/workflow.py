@@ -124,17 +124,17 @@ class Workflow:
             As on the line of ``%%kale_step``, with ``_`` for ``-``: ``after``, ``inputs``, ``outputs``, ``params``
             (a dict), ``each`` (a dict of lists, or of texts such as ``"range(3)"``), ``zip``, ``files_in``,
             ``files_out``, ``kernel``, ``shell``, ``cpus``, ``memory`` (``"4GB"``), ``walltime`` (``"00:10:00"``),
-            ``retries``, ``hold`` and ``hold_on_failure`` (``"30m"``), ``no_cache``, ``gate``, ``tags``, ``description`` and the other resources.
+            ``retries``, ``hold`` and ``hold_on_failure`` (``"30m"``), ``no_cache``, ``gate``, ``notebook`` (a file, instead of ``source``), ``tags``, ``description`` and the other resources.
 
         Raises
         ------
         StepSyntaxError
             The cell is no Python; UsageError: an option is unknown or has a wrong value.
         """
-        if source is not None:
+        if source is not None or "notebook" in options:
             if name is None:
                 raise UsageError("A step needs a name.")
-            return self._declare(name, source, options)
+            return self._declare(name, source or "", options)
 
         def decorate(function: _Function) -> _Function:
             self._declare(name or function.__name__, *cell_of(function, options))

@@ -92,6 +92,7 @@ _DECLARE = (
     Option("files-out", Kind.NAMES, "files it makes", "GLOB"),
     Option("kernel", Kind.TEXT, "run the cell in another installed kernel", "NAME"),
     Option("shell", Kind.FLAG, "the cell is a bash script"),
+    Option("notebook", Kind.TEXT, "run this notebook, by papermill's convention; the cell is empty", "FILE.ipynb"),
     Option("gate", Kind.FLAG, "wait for a person before the cell, its inputs loaded: %kale_open, then %kale_continue"),
 )
 _RESOURCES = (

@@ -108,7 +108,9 @@ def step_words(step: Step) -> Iterator[str]:
     if step.is_zipped:
         yield "--zip"
     yield from _lists(("files-in", step.files_in), ("files-out", step.files_out))
-    if step.kind is StepKind.KERNEL and step.kernel:
+    if step.kind is StepKind.NOTEBOOK and step.notebook:
+        yield f"--notebook {quote(step.notebook)}"
+    if step.kind in {StepKind.KERNEL, StepKind.NOTEBOOK} and step.kernel:
         yield f"--kernel {quote(step.kernel)}"
     if step.kind is StepKind.SHELL:
         yield "--shell"

@@ -150,6 +150,7 @@ class RunContext:
             kind=step.kind.value,
             code=step.code,
             kernel=step.kernel,
+            notebook=step.notebook,
             common=self._common if step.kind == "python" else "",
             description=step.description,
             params={key: to_literal(value, f"{key} of step {name}") for key, value in values.items()},

@@ -88,7 +88,10 @@ class Submission:
         self.surroundings = surroundings(self.python, self.environ, self.packages)
         common = self.workflow.common_code()
         for name in self.plan.order:
-            self.files[name] = named_files(self.workflow.steps[name], common, self.folder)
+            step = self.workflow.steps[name]
+            if step.notebook is not None and not (self.folder / step.notebook).is_file():
+                raise SubmitError(f"Step {name}: there is no notebook {self.folder / step.notebook}.")
+            self.files[name] = named_files(step, common, self.folder)
 
     def look_at_git(self) -> None:
         """Find out in which state of its repository the workflow is."""

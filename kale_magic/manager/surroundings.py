@@ -92,6 +92,9 @@ def named_files(step: Step, common: str, folder: Path) -> dict[str, str]:
     cache sees by its time that it was.
     """
     found: dict[str, str] = {}
+    if step.notebook is not None:
+        digest = _content(folder / step.notebook)
+        return {} if digest is None else {step.notebook: digest}
     if step.kind is StepKind.PYTHON or (step.kind is StepKind.KERNEL and _is_python(step.code)):
         todo = [*_named_in_python(common), *_named_in_python(step.code)]
         while todo:

@@ -28,6 +28,8 @@ def step_differences(old: Step, new: Step, *, old_common: str = "", new_common: 
     found = []
     if (old.kind, old.kernel) != (new.kind, new.kernel):
         found.append(f"kernel changed: {old.kernel or old.kind.value} -> {new.kernel or new.kind.value}")
+    if old.notebook != new.notebook:
+        found.append(f"notebook changed: {old.notebook} -> {new.notebook}")
     if line := first_difference(old.code, new.code):
         found.append(f"code changed: line {line}")
     if new.kind is StepKind.PYTHON and (line := first_difference(old_common, new_common)):

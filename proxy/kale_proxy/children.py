@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kale_proxy import agent, claim, kernelrun, shellrun, steprun
+from kale_proxy import agent, claim, kernelrun, notebookrun, shellrun, steprun
 from kale_proxy.journal import JournalReader, JournalWriter
 from kale_proxy.record import cells_of, notebook_metadata, write_event, write_result
 from kale_proxy.recorder import Recorder
@@ -98,6 +98,8 @@ def _run(app: StepApp, spec: JobSpec, live: Path, link: socket.socket) -> int:
             steprun.StepRun(app, spec, link).run()
         elif spec.kind == "kernel":
             kernelrun.KernelRun(spec, live, link).run()
+        elif spec.kind == "notebook":
+            notebookrun.NotebookRun(spec, live, link).run()
         else:
             shellrun.run(spec, live)
     except claim.ClaimTaken as exc:

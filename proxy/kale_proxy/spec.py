@@ -71,9 +71,10 @@ class JobSpec:
     uuid: str
     folder: str  # steps/STEP or steps/STEP/N: everything the job leaves is in here
     cwd: str
-    kind: str  # python | shell | kernel | script
+    kind: str  # python | shell | kernel | script | notebook
     code: str
     kernel: str | None = None
+    notebook: str | None = None  # of kind notebook: its path, relative to cwd
     common: str = ""
     description: str = ""
     params: dict[str, str] = field(default_factory=dict)  # name -> repr

@@ -342,3 +342,18 @@ def test_run_ends_with_code_five_at_a_gate_unless_it_is_told_to_go_on(tmp_path: 
     assert kale.run()["pick"].logs() == "n 1\n"
     program(tmp_path, "run", "w.ipynb", "--gates", "wait", "--timeout", "1", code=4)
     assert kale.run()["pick"].state == "gated"
+
+
+def test_a_sweep_is_a_table_of_parameters_metrics_results_and_states(tmp_path: Path, kale: Kale) -> None:
+    code = "from kale_magic.inside import metric\nfor i in range(3):\n    metric(step=i, loss=n / (i + 1), n=1)\nif n == 3:\n    raise ValueError('bad')\nbest = n * 2\nxs = [n]"
+    run = steps.submit(tmp_path, kale, code, each={"n": [1, 2, 3]}, outputs=["best", "xs"])
+    assert run.wait(timeout=WAIT_S) == "failed"
+    table = run["md"].table()
+    assert list(table.index) == [0, 1, 2]
+    assert list(table.n) == [1, 2, 3]
+    assert list(table.loss) == [1 / 3, 2 / 3, 1.0]
+    assert list(table.state) == ["completed", "completed", "failed"]
+    assert list(table.best)[:2] == [2, 4]
+    assert (table.seconds >= 0).all()
+    assert set(table.columns) == {"n", "state", "seconds", "loss", "metric_n", "best"}
+    assert [row["point"] for row in run["md[n=2]"].rows()] == [1]
