@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from kale_proxy.spec import JobSpec
 
 RESULT = "result.json"
-SOURCE = "notebook.ipynb"  # a notebook that is a step, as it was
 FILES_READ = "files_in.json"  # path -> digest of each file of --files-in, as the step found it
 
 
@@ -74,7 +73,7 @@ def new_result(spec: JobSpec, state: str, started_at: str, **data: Any) -> JobRe
 def cells_of(spec: JobSpec, language: str = "python") -> list[Cell]:
     """Return the cells of the record: description, what was given, the common cell, the step's own cell; or a notebook's."""
     if spec.kind == "notebook":
-        from kale_proxy.notebookrun import recorded_cells
+        from kale_proxy.notebookfile import recorded_cells
 
         return recorded_cells(spec)
     cells = []
