@@ -116,6 +116,7 @@ class Client:
         python: str | None = None,
         environ: Mapping[str, str] | None = None,
         token: str | None = None,
+        **more: Any,
     ) -> dict[str, Any]:
         """Hand over a workflow and return ``{"run", "folder", "seq"}`` at once.
 
@@ -137,6 +138,10 @@ class Client:
             Environment of the steps, cleaned; None is this process's, cleaned.
         token : str or None
             What makes this submit one and the same when it is asked again; None makes one for this call.
+        **more
+            ``no_cache``: run all. ``fresh``: steps that run whatever was before. ``dry``: return ``{"steps": {NAME: {"state",
+            "why"}}}`` instead. ``of_run``: the run whose outputs are used; ``home``: its workflow's folder;
+            ``checkpoints``: folders of steps of it, by step, to go on from.
 
         Raises
         ------
@@ -150,6 +155,8 @@ class Client:
                 f"Nothing can be submitted to {self.host} from here in this version: the files would have to be brought there.",
                 f"Log in there and submit; then look from here, with --host {self.host}.",
             )
+        from kale_magic._packages import installed
+
         if environ is None:
             from kale_magic.model.environment import clean_environment
 
@@ -165,6 +172,8 @@ class Client:
             "executor": executor,
             "python": python or sys.executable,
             "environ": dict(environ),
+            "packages": installed() if python is None else {},
+            **more,
             "token": token or os.urandom(16).hex(),  # so that asking again after a lost answer submits nothing twice
         }
         return self._ask_object(protocol.SUBMIT, fields)

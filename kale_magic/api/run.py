@@ -16,7 +16,7 @@ from kale_magic.errors import UsageError
 from kale_magic.model.states import RunState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from kale_magic.api.push import Pushed
     from kale_magic.api.visits import Execution
@@ -180,6 +180,18 @@ class Step:
         """Return what the step said last by ``progress(i, n)``: ``progress`` and ``of``; None if it said nothing."""
         return files.progress(one_job(self._client, self.target()).files)
 
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a dict for each point (of any step, one): parameters, state, seconds, last metrics, outputs that are scalars."""
+        from kale_magic.api.tabulate import rows
+
+        return rows(self._client, self.target())
+
+    def table(self) -> Any:
+        """Return :meth:`rows` as a pandas DataFrame; raises UsageError if pandas is not installed."""
+        from kale_magic.api.tabulate import frame
+
+        return frame(self._client, self.target())
+
     def push(self, **values: object) -> Pushed:
         """Give the step values: a running one as its variables and live parameters, a completed one as edited outputs.
 
@@ -280,6 +292,18 @@ class Step:
         target = one_job(self._client, self.target())
         return pause(self._visits, target, lease_s=LONGEST_S if lease_s is None else lease_s, is_freezing=freeze)
 
+    def proceed(self, *, answer: str | None = None, **values: object) -> str:
+        """Let the step go on that waits for a person, with variables at a gate, or the answer to its ``input()``.
+
+        Raises
+        ------
+        UsageError
+            It waits for nobody, or for something else.
+        """
+        from kale_magic.api.gate import go_on
+
+        return go_on(self._visits, one_job(self._client, self.target()), values, answer=answer)
+
     def resume(self) -> str:
         """Let a paused step go on, or end the look at one that was stopped or has failed; raises UsageError if it is neither."""
         from kale_magic.api.pause import resume
@@ -290,6 +314,28 @@ class Step:
         """Interrupt the step's code; its kernel stays for a look."""
         target = one_job(self._client, self.target())
         self._client.stop(target.run, target.step, target.point)
+
+    def rerun(self, params: Mapping[str, object] | None = None, *, downstream: bool = False, checkpoint: bool = True) -> Run:
+        """Run the step again, with other parameters if given, as a new run that uses what this one has computed.
+
+        Parameters
+        ----------
+        params : mapping, optional
+            Other values for its parameters; of one point also for what is swept.
+        downstream : bool
+            Also run what depends on it.
+        checkpoint : bool
+            Whether ``checkpoint.load()`` in it finds what it saved in this run.
+
+        Raises
+        ------
+        UsageError
+            A parameter is none of the step's.
+        """
+        from kale_magic.api.rerun import rerun
+
+        run, _ = rerun(self._client, self.target(), params or {}, is_downstream=downstream, has_checkpoint=checkpoint)
+        return run
 
     def cancel(self) -> list[str]:
         """Cancel the step, or all points of a sweep that are not over."""

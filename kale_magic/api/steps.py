@@ -40,12 +40,16 @@ def make_step(name: str, source: str, options: Mapping[str, Any], common: Iterab
     given = dict(options)
     check_name(name)
     code = clean_code(textwrap.dedent(source))
-    if not code:
+    notebook = given.pop("notebook", None)
+    if not code and notebook is None:
         raise StepSyntaxError(f"Step {name} has no code.")
     is_shell, kernel = bool(given.pop("shell", False)), given.pop("kernel", None)
     if is_shell and kernel:
         raise UsageError(f"Step {name} has shell and kernel {kernel}.", "Leave one of them out.")
+    if notebook is not None and (code or is_shell):
+        raise UsageError(f"Step {name} is the notebook {notebook}, so it has no other code.")
     kind = StepKind.SHELL if is_shell else StepKind.KERNEL if kernel else StepKind.PYTHON
+    kind = kind if notebook is None else StepKind.NOTEBOOK
     if kind is StepKind.PYTHON and is_batch_script(code):
         kind = StepKind.SCRIPT
     lists: dict[str, Any] = {key: names_of(given.pop(key, ())) for key in _LISTS}
@@ -54,11 +58,14 @@ def make_step(name: str, source: str, options: Mapping[str, Any], common: Iterab
         code=code,
         kind=kind,
         kernel=kernel,
+        notebook=None if notebook is None else str(notebook),
         description=str(given.pop("description", "")),
         params={key: plain(value, f"{key} of step {name}") for key, value in (given.pop("params", None) or {}).items()},
         each=tuple(_axis(name, key, value) for key, value in (given.pop("each", None) or {}).items()),
         is_zipped=bool(given.pop("zip", False)),
         retries=int(given.pop("retries", 0)),
+        is_gate=bool(given.pop("gate", False)),
+        no_cache=bool(given.pop("no_cache", False)),
         hold_s=_seconds(given.pop("hold", None)),
         hold_on_failure_s=_seconds(given.pop("hold_on_failure", None)),
         executor=given.pop("executor", None),

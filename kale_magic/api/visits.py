@@ -269,6 +269,16 @@ class Visits:
         except TimeoutError as exc:
             raise TimeoutError(f"The kernel of {target} has not answered within {timeout:g} s; is it frozen, or in a long call?") from exc
 
+    def ask_agent(self, target: Target, op: str, **fields: Any) -> dict[str, Any]:
+        """Ask a step's agent itself and return its answer; raises UsageError if the step ended meanwhile."""
+        key = (str(live_folder(target)), "visit")
+        try:
+            return self._visitor(target.kernel or live_folder(target), key, None).control(op, **fields)
+        except AgentGone as exc:
+            self._drop(key)
+            refuse_without_kernel(where_in(self.client, target.run, target.step, target.point))
+            raise JobError(f"{target} can't be reached: {exc}") from exc
+
     def push(self, target: Target, found: Mapping[str, object], by: str) -> None:
         """Give a running step values, as its variables and, where it has such, as its parameters.
 

@@ -124,17 +124,17 @@ class Workflow:
             As on the line of ``%%kale_step``, with ``_`` for ``-``: ``after``, ``inputs``, ``outputs``, ``params``
             (a dict), ``each`` (a dict of lists, or of texts such as ``"range(3)"``), ``zip``, ``files_in``,
             ``files_out``, ``kernel``, ``shell``, ``cpus``, ``memory`` (``"4GB"``), ``walltime`` (``"00:10:00"``),
-            ``retries``, ``hold`` and ``hold_on_failure`` (``"30m"``), ``tags``, ``description`` and the other resources.
+            ``retries``, ``hold`` and ``hold_on_failure`` (``"30m"``), ``no_cache``, ``gate``, ``notebook`` (a file, instead of ``source``), ``tags``, ``description`` and the other resources.
 
         Raises
         ------
         StepSyntaxError
             The cell is no Python; UsageError: an option is unknown or has a wrong value.
         """
-        if source is not None:
+        if source is not None or "notebook" in options:
             if name is None:
                 raise UsageError("A step needs a name.")
-            return self._declare(name, source, options)
+            return self._declare(name, source or "", options)
 
         def decorate(function: _Function) -> _Function:
             self._declare(name or function.__name__, *cell_of(function, options))
@@ -155,6 +155,7 @@ class Workflow:
         to: _Names = (),
         params: Mapping[str, object] | None = None,
         executor: str | None = None,
+        cache: bool = True,
         client: Client | None = None,
     ) -> Run:
         """Run the workflow and return its run at once.
@@ -169,6 +170,8 @@ class Workflow:
             Other values for parameters of the steps.
         executor : str, optional
             Where jobs run.
+        cache : bool
+            Whether steps that an earlier run computed the same are ``cached`` instead of run.
         client : Client, optional
             The manager; reached, and started if none runs, if not given.
 
@@ -190,6 +193,7 @@ class Workflow:
             to=names_of(to),
             params=params,
             executor=executor,
+            no_cache=not cache,
         )
 
     def to_yaml(self, file: str | Path, format: str = "kale") -> None:  # noqa: A002 - the interface's word
@@ -228,10 +232,11 @@ def submit(
     params: Mapping[str, object] | None = None,
     executor: str | None = None,
     environ: Mapping[str, str] | None = None,
+    **more: Any,
 ) -> Run:
     """Hand a resolved workflow to the manager and return its run; the magics and :class:`Workflow` share it.
 
-    ``folder`` is where the workflow's own folder (``--dir``) begins.
+    ``folder`` is where the workflow's own folder (``--dir``) begins; ``more`` as for the client.
 
     Raises
     ------
@@ -255,6 +260,7 @@ def submit(
         params={key: to_literal(value, key) for key, value in (params or {}).items()},
         executor=executor or workflow.executor,
         environ=environ,
+        **more,
     )
     return Run(str(answer["run"]), client)
 

@@ -96,7 +96,7 @@ def attach(arguments: argparse.Namespace, console: Console) -> int:
             target,
             code,
             on_message=_print,
-            on_input=_ask if sys.stdin.isatty() else None,
+            on_input=ask_here if sys.stdin.isatty() else None,
             on_note=lambda note: console.note(f"kale: {note}"),
             timeout=round(max(1.0, deadline - time.monotonic()), 1),
         )
@@ -118,7 +118,7 @@ def _print(kind: str, content: dict[str, Any], _: dict[str, Any], __: list[bytes
         write(sys.stderr, (text if sys.stderr.isatty() else plain(text)) + "\n")
 
 
-def _ask(prompt: str, is_password: bool) -> str | None:
+def ask_here(prompt: str, is_password: bool) -> str | None:
     """Ask the person at the terminal what the code asks; None at the end of input."""
     try:
         if is_password:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _STEP = "STEP is fit, a sweep's point fit[2] or fit[metal=Al], or RUN/fit; bare, the newest run in or below this folder that has it."
 _EPILOG = """\
-exit codes: 0 ok; 1 the workflow or job failed; 2 wrong usage; 3 manager or queue not reachable; 4 timed out.
+exit codes: 0 ok; 1 the workflow or job failed; 2 wrong usage; 3 manager or queue not reachable; 4 timed out; 5 a gate needs a person.
 Each command takes -h. Documentation: README.rst."""
 _PARAMETER = re.compile(r"[A-Za-z_]\w*")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
@@ -95,7 +95,14 @@ def _add_workflow_commands(commands: Any) -> None:
         help="run these and what depends on them",
     )
     run.add_argument("--to", metavar="B", type=names, action="extend", default=[], help="run what leads up to these")
+    run.add_argument("--no-cache", action="store_true", help="run also what an earlier run computed the same")
+    run.add_argument("--dry-run", action="store_true", help="say what would run and why, and what is cached; nothing runs")
     run.add_argument("--name", metavar="RUN", help="the run's id")
+    run.add_argument(
+        "--gates",
+        choices=["fail", "continue", "wait"],
+        help="what to do at a gate: cancel the run (exit code 5; the default without a terminal), let it go on, or wait for a person",
+    )
     run.add_argument("--timeout", metavar="S", type=seconds, help="stop waiting (exit code 4); the run goes on")
     export = _add(
         commands,
@@ -128,6 +135,7 @@ def _add_look_commands(commands: Any) -> None:
     status.add_argument("run", metavar="RUN", nargs="?", help="default: the newest in or below this folder")
     runs = _add(commands, "runs", "look:runs", "list the runs in or below this folder, newest first", json=True)
     _add_host(runs)
+    runs.add_argument("--diff", metavar=("A", "B"), nargs=2, help="tell in what two runs differ")
     runs.add_argument("--all", action="store_true", help="the runs of all folders")
     runs.add_argument("--limit", metavar="N", type=count, default=50, help="at most so many (default 50)")
     queue = _add(commands, "queue", "look:queue", "show what runs and what waits, and why", json=True)
@@ -175,6 +183,18 @@ def _add_act_commands(commands: Any) -> None:
     resume = _add(commands, "resume", "steer:resume", "let a paused step go on", more=_STEP)
     _add_host(resume)
     resume.add_argument("step", metavar="STEP")
+    proceed = _add(commands, "continue", "steer:proceed", "let a step go on that waits for a person", more=_STEP)
+    _add_host(proceed)
+    proceed.add_argument("step", metavar="STEP")
+    proceed.add_argument("--set", metavar="N=V", nargs="+", action="extend", type=parameter, default=[], help="what was decided: x=3")
+    proceed.add_argument("--answer", metavar="TEXT", help="what input() in the step returns; asked for on a terminal if left out")
+    rerun = _add(
+        commands, "rerun", "steer:rerun", "run a step again, what it needs being taken from the earlier run", json=True, more=_STEP
+    )  # fmt: skip
+    rerun.add_argument("step", metavar="STEP")
+    rerun.add_argument("--params", metavar="N=V", nargs="+", action="extend", type=parameter, default=[], help="other parameters: n=5")
+    rerun.add_argument("--downstream", action="store_true", help="also run what depends on it")
+    rerun.add_argument("--from-start", action="store_true", help="do not go on from its checkpoint")
     push = _add(
         commands, "push", "steer:push", "give values to a step: live parameters, variables, edited outputs", json=True, more=_STEP
     )  # fmt: skip

@@ -27,6 +27,7 @@ class Exit(IntEnum):
     USAGE = 2
     UNREACHABLE = 3  # the manager or the queue
     TIMEOUT = 4
+    GATE = 5  # a step waits for a person
     INTERRUPTED = 130  # 128 + SIGINT, as shells have it
     BROKEN_PIPE = 141  # 128 + SIGPIPE
 

@@ -13,6 +13,8 @@ from kale_magic.render.text import progress_line
 from kale_magic.render.view import told
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kale_magic.api.find import Target
     from kale_magic.client import Client
     from kale_magic.model.events import Event
@@ -67,8 +69,15 @@ class Progress:
             write(sys.stderr, "\r\x1b[2K")
 
 
-def follow_run(client: Client, run: str, since: int, progress: Progress, timeout: float | None) -> dict[str, Any]:
-    """Show a run until it has ended and return its status.
+def follow_run(
+    client: Client,
+    run: str,
+    since: int,
+    progress: Progress,
+    timeout: float | None,
+    on_event: Callable[[Event], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Show a run until it has ended and return its status; ``on_event`` gets every change, and may end it by raising.
 
     Raises
     ------
@@ -90,6 +99,7 @@ def follow_run(client: Client, run: str, since: int, progress: Progress, timeout
                 )
                 if event is not None:
                     progress.event(event)
+                    on_event(event)
                 is_news = event is None or event.kind in {"run", "gap"}
                 if is_news or (progress.tick_s is not None and time.monotonic() - asked > _REDRAWS_S):
                     status = client.status(run)

@@ -37,15 +37,31 @@ def status(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def runs(arguments: argparse.Namespace, console: Console) -> int:
-    """List runs, newest first."""
+    """List runs, newest first, or tell in what two of them differ."""
     from kale_magic.render.text import runs_table
 
+    if arguments.diff:
+        return _tell_difference(arguments, console)
     with Client.connect(host=arguments.host) as client:
         found = client.runs(None, arguments.limit) if arguments.all else here(client).runs(client, arguments.limit)
     if console.is_json:
         console.data(found)
     else:
         console.say(runs_table(found, now=now(), is_ascii=console.is_ascii()))
+    return Exit.OK
+
+
+def _tell_difference(arguments: argparse.Namespace, console: Console) -> int:
+    from kale_magic.api.find import find_run
+    from kale_magic.api.lineage import differences, told
+
+    with Client.connect() as client:
+        a, b = (find_run(client, name, here(client)) for name in arguments.diff)
+        found = differences(client, a, b)
+    if console.is_json:
+        console.data({"a": a, "b": b, "run": found.pop("", []), "steps": found})
+    else:
+        console.say(told(found, a, b))
     return Exit.OK
 
 

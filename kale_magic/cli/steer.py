@@ -1,4 +1,4 @@
-"""``push``, ``pause``, ``resume``: the hand on a step while it runs, and after."""
+"""``push``, ``pause``, ``resume``, ``continue``, ``rerun``: the hand on a step while it runs, and after."""
 
 from __future__ import annotations
 
@@ -38,6 +38,41 @@ def resume(arguments: argparse.Namespace, console: Console) -> int:
     with Client.connect(host=arguments.host) as client, contextlib.closing(Visits(client)) as visits:
         target = one_job(client, find_step(client, arguments.step, here(client), is_acting=True))
         console.say(f"{target} {let_go(visits, target)}".replace("%kale_rerun", "jupyter kale rerun"))
+    return Exit.OK
+
+
+def proceed(arguments: argparse.Namespace, console: Console) -> int:
+    """Let a step go on that waits for a person."""
+    from kale_magic.api.find import find_step, one_job
+    from kale_magic.api.gate import go_on
+    from kale_magic.api.visits import Visits
+    from kale_magic.cli.act import ask_here
+
+    with Client.connect(host=arguments.host) as client, contextlib.closing(Visits(client)) as visits:
+        target = one_job(client, find_step(client, arguments.step, here(client), is_acting=True))
+        ask = ask_here if console.is_asking else None
+        console.say(f"{target} {go_on(visits, target, dict(arguments.set), answer=arguments.answer, ask=ask)}")
+    return Exit.OK
+
+
+def rerun(arguments: argparse.Namespace, console: Console) -> int:
+    """Run a step again."""
+    from kale_magic.api.find import find_step
+    from kale_magic.api.rerun import rerun as again
+
+    with Client.connect() as client:
+        target = find_step(client, arguments.step, here(client))
+        run, _ = again(
+            client,
+            target,
+            dict(arguments.params),
+            is_downstream=arguments.downstream,
+            has_checkpoint=not arguments.from_start,
+        )
+    if console.is_json:
+        console.data({"run": run.name})
+    else:
+        console.say(f"{run.name}: {target} again; wait for it: jupyter kale wait {run.name}")
     return Exit.OK
 
 

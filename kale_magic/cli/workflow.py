@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from kale_magic.client import Client
     from kale_magic.model.workflow import Workflow
 
+_CANCELLED_S = 30.0
 _SHOWN_NOTEBOOKS = 20
 
 
@@ -73,23 +74,55 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
                     f"{option} names {name!r}, which is no step.", f"There are: {', '.join(workflow.steps)}."
                 )
     with Client.connect() as client:
+        if arguments.dry_run:
+            return _tell_what_would_run(client, workflow, folder, arguments, console)
         submitted = submit(
             workflow, client=client, folder=folder, name=arguments.name, only=arguments.only, from_=arguments.from_,
-            to=arguments.to, params=dict(arguments.params), executor=arguments.executor,
+            to=arguments.to, params=dict(arguments.params), executor=arguments.executor, no_cache=arguments.no_cache,
         )  # fmt: skip
         return _see_through(client, submitted.name, arguments, console)
+
+
+def _tell_what_would_run(
+    client: Client, workflow: Workflow, folder: Path, arguments: argparse.Namespace, console: Console
+) -> int:
+    """Print which steps would run and why, and which are cached."""
+    from kale_magic.api.workflow import check_params
+    from kale_magic.model.codec import workflow_to_dict
+    from kale_magic.model.literals import to_literal
+
+    check_params(workflow, dict(arguments.params))
+    steps = client.submit(
+        workflow_to_dict(workflow), folder=folder, only=arguments.only, from_=arguments.from_, to=arguments.to,
+        params={name: to_literal(value, name) for name, value in arguments.params},
+        executor=arguments.executor or workflow.executor, no_cache=arguments.no_cache, dry=True,
+    )["steps"]  # fmt: skip
+    if console.is_json:
+        console.data({"workflow": workflow.name, "steps": steps})
+    for name, found in steps.items():
+        console.say(f"{name}: {found['state']} ({found['why']})")
+    return Exit.OK
 
 
 def _see_through(client: Client, name: str, arguments: argparse.Namespace, console: Console) -> int:
     """Follow a run that was just submitted to its end, and sum up."""
     from kale_magic.cli.follow import Progress, follow_run
+    from kale_magic.cli.gates import GateNeedsPerson, Gates
     from kale_magic.cli.shapes import run_object
 
     progress = Progress(console)
     found = client.status(name)
     console.note(f"kale: run {name} in {found['folder']}")
     try:
-        found = follow_run(client, name, 0, progress, arguments.timeout)
+        gates = Gates(client, console, arguments.gates)
+        found = follow_run(client, name, 0, progress, arguments.timeout, gates.event)
+    except GateNeedsPerson as exc:
+        console.note(f"kale: {exc} The run is cancelled.")
+        client.cancel(name)
+        found = client.wait(name, timeout=_CANCELLED_S)
+        if console.is_json:
+            console.data(run_object(found))
+        return Exit.GATE
     except KeyboardInterrupt:
         return _interrupted(client, name, console)
     if console.is_json:

@@ -64,19 +64,22 @@ def build_step(given: SimpleNamespace, body: str, *, first_line: int, common: Co
     """
     name = check_name(given.name)
     kind = _kind(given, body)
-    if not body.strip():
+    if not body.strip() and kind is not StepKind.NOTEBOOK:
         raise StepSyntaxError(f"The cell of step {name} is empty.", "Write what the step does below the line.", line=first_line)
     try:
-        text = narrated(body.replace("\r\n", "\n"), is_python=kind is StepKind.PYTHON)
+        text = narrated(body.replace("\r\n", "\n"), is_python=kind in {StepKind.PYTHON, StepKind.NOTEBOOK})
     except StepSyntaxError as exc:
         raise _in_cell(exc, name, first_line) from None
-    if not text.code or (kind is StepKind.PYTHON and _ONLY_COMMENTS.fullmatch(text.code)):
+    if kind is StepKind.NOTEBOOK and not _ONLY_COMMENTS.fullmatch(text.code):
+        raise StepSyntaxError(f"Step {name} is the notebook {given.notebook}: its cell may have a description, but no code.", line=first_line)
+    if (not text.code and kind is not StepKind.NOTEBOOK) or (kind is StepKind.PYTHON and _ONLY_COMMENTS.fullmatch(text.code)):
         raise StepSyntaxError(f"Step {name} has no code, only text.", "Write what it does below.", line=first_line)
     step = Step(
         name=name,
-        code=text.code,
+        code="" if kind is StepKind.NOTEBOOK else text.code,
         kind=kind,
         kernel=given.kernel,
+        notebook=given.notebook,
         description=text.description,
         after=given.after,
         inputs=given.inputs,
@@ -88,6 +91,8 @@ def build_step(given: SimpleNamespace, body: str, *, first_line: int, common: Co
         files_out=given.files_out,
         resources=_resources(given),
         retries=given.retries or 0,
+        is_gate=given.gate,
+        no_cache=given.no_cache,
         hold_s=given.hold,
         hold_on_failure_s=given.hold_on_failure,
         executor=given.executor,
@@ -101,6 +106,10 @@ def build_step(given: SimpleNamespace, body: str, *, first_line: int, common: Co
 def _kind(given: SimpleNamespace, body: str) -> StepKind:
     if given.shell and given.kernel:
         raise UsageError(f"Step {given.name} has --shell and --kernel {given.kernel}.", "Leave one of them out.")
+    if given.notebook and given.shell:
+        raise UsageError(f"Step {given.name} has --shell and --notebook {given.notebook}.", "Leave one of them out.")
+    if given.notebook:
+        return StepKind.NOTEBOOK
     if given.shell:
         return StepKind.SHELL
     if given.kernel:
@@ -150,7 +159,11 @@ def check_step(step: Step, *, common: Collection[str] | None = ()) -> None:
     check_name(step.name)
     _check_words(step)
     _check_sweep(step)
-    for option, patterns in (("--files-in", step.files_in), ("--files-out", step.files_out)):
+    for option, patterns in (
+        ("--files-in", step.files_in),
+        ("--files-out", step.files_out),
+        ("--notebook", (step.notebook or "",)),
+    ):
         for pattern in patterns:
             if leaves_folder(pattern):
                 raise StepSyntaxError(
@@ -172,6 +185,8 @@ def check_step(step: Step, *, common: Collection[str] | None = ()) -> None:
 
 
 def _check_words(step: Step) -> None:
+    if step.is_gate and step.kind in {StepKind.SHELL, StepKind.SCRIPT}:
+        raise UsageError(f"Step {step.name} is a gate, which needs a kernel to work in; a {step.kind} step has none.", "Put the gate before it.")
     for output in step.outputs:
         if not output.isidentifier():
             raise UsageError(f"--outputs {output!r} of step {step.name} is no name of a variable.", "Write --outputs u,v.")

@@ -92,6 +92,8 @@ _DECLARE = (
     Option("files-out", Kind.NAMES, "files it makes", "GLOB"),
     Option("kernel", Kind.TEXT, "run the cell in another installed kernel", "NAME"),
     Option("shell", Kind.FLAG, "the cell is a bash script"),
+    Option("notebook", Kind.TEXT, "run this notebook, by papermill's convention; the cell is empty", "FILE.ipynb"),
+    Option("gate", Kind.FLAG, "wait for a person before the cell, its inputs loaded: %kale_open, then %kale_continue"),
 )
 _RESOURCES = (
     Option("nodes", Kind.COUNT, "nodes", "N"),
@@ -112,6 +114,7 @@ _RESOURCES = (
     Option("retries", Kind.COUNT, "how often to try again after a failure", "N", least=0),
     Option("hold", Kind.WALLTIME, "how long its kernel stays for a look after %kale_stop (10m if not said)", "30m"),
     Option("hold-on-failure", Kind.WALLTIME, "how long its kernel stays for a look after it has failed", "30m"),
+    Option("no-cache", Kind.FLAG, "run it although nothing it depends on has changed"),
     _EXECUTOR,
     Option("tags", Kind.NAMES, "words to find the step by", "t1,t2"),
 )
@@ -158,7 +161,8 @@ SPECS: dict[str, Spec] = {
             Option("from", Kind.NAMES, "these steps and all that waits for them", "A"),
             Option("to", Kind.NAMES, "these steps and all they wait for", "B"),
             Option("params", Kind.PAIRS, "other values for parameters of the steps", "n=3"),
-            Option("dry-run", Kind.FLAG, "show what would run"),
+            Option("no-cache", Kind.FLAG, "run also what an earlier run computed the same"),
+            Option("dry-run", Kind.FLAG, "show what would run and why, what is cached, and every script"),
             Option("wait", Kind.FLAG, "return when the run has ended"),
             Option("name", Kind.TEXT, "a name for the run instead of a made one", "RUN"),
         ),
@@ -170,7 +174,22 @@ SPECS: dict[str, Spec] = {
         sign="%%",
     ),
     "status": Spec("Show how a run goes.", (_RUN,)),
-    "runs": Spec("List the runs of this folder, newest first."),
+    "runs": Spec(
+        "List the runs of this folder, newest first; or tell in what two of them differ.",
+        (Positional("A", "with --diff: a run", is_required=False), Positional("B", "with --diff: another", is_required=False)),
+        (Option("diff", Kind.FLAG, "tell in what runs A and B differ: code, parameters, packages, results"),),
+    ),
+    "rerun": Spec(
+        "Run a step again, with other parameters if given; what it needs is taken from the earlier run.",
+        (_STEP,),
+        (
+            Option("params", Kind.PAIRS, "other values for its parameters; of one point also for what is swept", "n=5"),
+            Option("downstream", Kind.FLAG, "also run what depends on it"),
+            Option("edit", Kind.FLAG, "put its cell into the notebook instead, to be changed"),
+            Option("from-start", Kind.FLAG, "do not go on from its checkpoint"),
+            Option("wait", Kind.FLAG, "return when the run has ended"),
+        ),
+    ),
     "wait": Spec(
         "Wait until a run or step has ended.",
         (Positional("RUN|STEP", "what to wait for; the newest run if left out", is_required=False),),
@@ -194,6 +213,15 @@ SPECS: dict[str, Spec] = {
         (
             Option("for", Kind.WALLTIME, "it goes on by itself after this; seven days if left out", "2h"),
             Option("freeze", Kind.FLAG, "stop all its processes instead, which also stops its kernel"),
+            _HOST,
+        ),
+    ),
+    "continue": Spec(
+        "Let a step go on that waits for a person: at a --gate, or where its code asks input().",
+        (_STEP,),
+        (
+            Option("set", Kind.PAIRS, "what was decided: variables that the step's code finds", "x=3"),
+            Option("answer", Kind.TEXT, "what input() in the step returns; asked for here if left out", "TEXT"),
             _HOST,
         ),
     ),

@@ -108,13 +108,19 @@ def step_words(step: Step) -> Iterator[str]:
     if step.is_zipped:
         yield "--zip"
     yield from _lists(("files-in", step.files_in), ("files-out", step.files_out))
-    if step.kind is StepKind.KERNEL and step.kernel:
+    if step.kind is StepKind.NOTEBOOK and step.notebook:
+        yield f"--notebook {quote(step.notebook)}"
+    if step.kind in {StepKind.KERNEL, StepKind.NOTEBOOK} and step.kernel:
         yield f"--kernel {quote(step.kernel)}"
     if step.kind is StepKind.SHELL:
         yield "--shell"
+    if step.is_gate:
+        yield "--gate"
     yield from _resource_words(step.resources)
     if step.retries:
         yield f"--retries {step.retries}"
+    if step.no_cache:
+        yield "--no-cache"
     for name, held in (("hold", step.hold_s), ("hold-on-failure", step.hold_on_failure_s)):
         if held is not None:
             yield f"--{name} {format_walltime(held)}"

@@ -44,7 +44,7 @@ COMMANDS = (
         usage="%kale_submit", does="run the workflow; %%kale_submit NAME runs this cell alone",
     ),
     Command(name="status", group="Run", line="watch:status", usage="%kale_status [RUN]", does="how a run goes"),
-    Command(name="runs", group="Run", line="watch:runs", usage="%kale_runs", does="the runs of this folder"),
+    Command(name="runs", group="Run", line="watch:runs", usage="%kale_runs", does="the runs of this folder; --diff A B: what differs"),
     Command(
         name="wait", group="Run", line="watch:wait", is_about_a_step=True,
         usage="%kale_wait [RUN|STEP]", does="wait until it has ended",
@@ -64,6 +64,14 @@ COMMANDS = (
     Command(
         name="resume", group="Run", line="steer:resume", is_about_a_step=True,
         usage="%kale_resume STEP", does="let it go on",
+    ),
+    Command(
+        name="rerun", group="Run", line="submit:rerun", is_about_a_step=True,
+        usage="%kale_rerun STEP", does="run a step again, with other --params if given",
+    ),
+    Command(
+        name="continue", group="Run", line="steer:proceed", is_about_a_step=True,
+        usage="%kale_continue STEP", does="open a gate, with what was decided: --set x=3",
     ),
     Command(
         name="cancel", group="Run", line="watch:cancel", is_about_a_step=True,

@@ -1,4 +1,4 @@
-"""``%kale_submit --dry-run``: what would run, in which order, with what, in which environment; nothing runs."""
+"""``%kale_submit --dry-run``: what would run and why, what is cached, with what, in which environment; nothing runs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shlex
 import sys
 from typing import TYPE_CHECKING
 
+from kale_magic.model.codec import workflow_to_dict
 from kale_magic.model.environment import clean_environment
 from kale_magic.model.literals import to_literal
 from kale_magic.model.resources import format_memory, format_walltime
@@ -14,6 +15,7 @@ from kale_magic.model.step import StepKind
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
+    from types import SimpleNamespace
 
     from kale_magic.magics.session import KaleMagics
     from kale_magic.model.dataflow import Plan
@@ -21,21 +23,36 @@ if TYPE_CHECKING:
     from kale_magic.model.workflow import Workflow
 
 
-def dry_run(
-    session: KaleMagics, workflow: Workflow, plan: Plan, chosen: Collection[str], params: Mapping[str, object]
-) -> None:
-    """Print it."""
+def dry_run(session: KaleMagics, workflow: Workflow, plan: Plan, chosen: Collection[str], args: SimpleNamespace) -> None:
+    """Print it; ``args`` is the submit's line."""
+    params: Mapping[str, object] = args.params
     environ, left_out = clean_environment(os.environ)
-    order = [name for name in plan.order if name in chosen]
+    fates = session.client.submit(
+        workflow_to_dict(workflow),
+        folder=os.getcwd(),
+        only=args.only,
+        from_=args.from_,
+        to=args.to,
+        params={key: to_literal(value, key) for key, value in params.items()},
+        executor=args.executor or workflow.executor or session.executor,
+        environ=environ,
+        no_cache=args.no_cache,
+        dry=True,
+    )["steps"]
+    cached = [name for name in plan.order if name in chosen and fates[name]["state"] == "cached"]
+    order = [name for name in plan.order if name in chosen and name not in cached]
     jobs = sum(workflow.steps[name].point_count for name in order)
     print(f"Workflow {workflow.name}: {len(order)} steps, {jobs} jobs, in this order; nothing was submitted.")
     print(f"Folder: {session.folder}")
     print(f"Environment: {len(environ)} variables; left out: {', '.join(left_out) or 'none'}")
+    for name in cached:
+        print(f"{name}: cached ({fates[name]['why']})")
     for name in order:
         step = workflow.steps[name]
         own = {key: params.get(key, value) for key, value in step.params.items()}
         executor = step.executor or workflow.executor or session.executor
         print(f"\n--- {name}: {', '.join(_facts(step, executor))}")
+        print(f"runs because: {fates[name]['why']}")
         print(_needs(plan, name, chosen), end="")
         if own:
             print("parameters: " + ", ".join(f"{key}={to_literal(value)}" for key, value in own.items()))

@@ -46,7 +46,7 @@ def attach(session: KaleMagics, request: Request) -> None:
             request.body,
             mode=mode,
             on_message=inline.message,
-            on_input=_ask if session.can_ask else None,
+            on_input=ask_here if session.can_ask else None,
             on_note=inline.note,
         )
     except KeyboardInterrupt:
@@ -158,7 +158,8 @@ def resources(session: KaleMagics, request: Request) -> None:
     session.show(usage_bundle(samples, f"{target} ({target.state})"))
 
 
-def _ask(prompt: str, is_password: bool) -> str | None:
+def ask_here(prompt: str, is_password: bool) -> str | None:
+    """Ask under the cell what a step's code asks; None at the end of input."""
     if is_password:
         import getpass
 

@@ -1,4 +1,4 @@
-"""``%kale_push``, ``%kale_pause``, ``%kale_resume``: the hand on a step while it runs, and after."""
+"""``%kale_push``, ``%kale_pause``, ``%kale_resume``, ``%kale_continue``: the hand on a step while it runs, and after."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 from kale_magic.api import pause as pausing
 from kale_magic.api.find import one_job
+from kale_magic.api.gate import go_on
 from kale_magic.api.push import push as push_into
 from kale_magic.errors import UsageError
+from kale_magic.magics.look import ask_here
 from kale_magic.model.literals import literal_or_text
 
 if TYPE_CHECKING:
@@ -47,6 +49,14 @@ def resume(session: KaleMagics, request: Request) -> None:
     visits = session.visits_on(request.args.host)
     target = one_job(visits.client, session.find(request.args.step, is_acting=True, visits=visits))
     print(f"{target} {pausing.resume(visits, target)}")
+
+
+def proceed(session: KaleMagics, request: Request) -> None:
+    """Let a step go on that waits for a person."""
+    args = request.args
+    visits = session.visits_on(args.host)
+    target = one_job(visits.client, session.find(args.step, is_acting=True, visits=visits))
+    print(f"{target} {go_on(visits, target, args.set, answer=args.answer, ask=ask_here if session.can_ask else None)}")
 
 
 def _values(session: KaleMagics, words: Sequence[str]) -> dict[str, object]:

@@ -1,11 +1,11 @@
-"""``%kale_submit``, ``%%kale_submit`` and ``%%kale_step --run``: from what is declared to a run that is shown live."""
+"""``%kale_submit``, ``%%kale_submit``, ``%kale_rerun`` and ``%%kale_step --run``: from what is declared to a run that is shown live."""
 
 from __future__ import annotations
 
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kale_magic.api import workflow as api
 from kale_magic.errors import UsageError
@@ -42,7 +42,7 @@ def submit(session: KaleMagics, request: Request) -> object:
 
         api.check_params(declared, args.params)
         chosen = dataflow.select(plan, args.only, args.from_, args.to, made=frozenset(declared.steps))
-        dry_run(session, declared, plan, chosen, args.params)
+        dry_run(session, declared, plan, chosen, args)
         return None
     run = _start(
         session,
@@ -54,6 +54,7 @@ def submit(session: KaleMagics, request: Request) -> object:
         params=args.params,
         executor=args.executor,
         name=args.name,
+        no_cache=args.no_cache,
     )
     if args.wait:
         wait_for_run(session, run.name)
@@ -66,7 +67,38 @@ def submit_cell(session: KaleMagics, request: Request) -> object:
     print(session.declarations.apply("submit", request.line, request.body, first_line=session.lines_above + 2))
     declared = session.declarations.workflow
     plan = dataflow.resolve(declared, notebook_names=session.names_here(), wanted=[name])
-    return session.keep_quiet(_start(session, declared, plan, only=[name], executor=request.args.executor))
+    return session.keep_quiet(_start(session, declared, plan, only=[name], executor=request.args.executor, fresh=[name]))
+
+
+def rerun(session: KaleMagics, request: Request) -> object:
+    """Run a step of an earlier run again; returns the new run, which is also shown live."""
+    from kale_magic.api import rerun as again
+    from kale_magic.formats.notebook import step_cell
+
+    args = request.args
+    target = session.find(args.step)
+    if args.edit:
+        status = session.client.status(target.run)
+        step = again.changed(session.client, target, again.workflow_of(Path(status["folder"])).steps[target.step], args.params)
+        session.shell.set_next_input(step_cell(step))
+        print(f"The cell of {target} is below: change it, run it, and submit: %kale_submit --from {step.name}")
+        return None
+    environ, left_out = clean_environment(os.environ)
+    run, workflow = again.rerun(
+        session.client,
+        target,
+        args.params,
+        is_downstream=args.downstream,
+        has_checkpoint=not args.from_start,
+        environ=environ,
+    )
+    session.submitted[run.name] = workflow
+    plan = dataflow.resolve(workflow, wanted=list(run.status()["steps"]))
+    note = f"{target} again. {environment_note(left_out)}"
+    session.show_live(LiveView(session, run.name, edges=edges_of(plan), note=note))
+    if args.wait:
+        wait_for_run(session, run.name)
+    return session.keep_quiet(run)
 
 
 def run_step(session: KaleMagics, name: str) -> object:
@@ -75,7 +107,7 @@ def run_step(session: KaleMagics, name: str) -> object:
 
     declared = session.declarations.workflow
     plan = dataflow.resolve(declared, notebook_names=session.names_here(), wanted=[name])
-    run = _start(session, declared, plan, only=[name, *_stale(session, declared, plan, name)])
+    run = _start(session, declared, plan, only=[name, *_upstream(plan, name)], fresh=[name])
     try:
         wait_for_run(session, run.name)
     finally:
@@ -94,6 +126,7 @@ def _start(
     params: Mapping[str, object] | None = None,
     executor: str | None = None,
     name: str | None = None,
+    **more: Any,
 ) -> Run:
     environ, left_out = clean_environment(os.environ)
     run = api.submit(
@@ -107,6 +140,7 @@ def _start(
         params=params,
         executor=executor or declared.executor or session.executor,
         environ=environ,
+        **more,
     )
     session.submitted[run.name] = declared
     session.show_live(LiveView(session, run.name, edges=edges_of(plan), note=environment_note(left_out)))
@@ -125,20 +159,6 @@ def environment_note(left_out: Iterable[str]) -> str:
     return f"Steps run with {sys.executable} and this notebook's environment" + (f", without {shown}." if names else ".")
 
 
-def _stale(session: KaleMagics, declared: Workflow, plan: dataflow.Plan, name: str) -> list[str]:
-    """Return the steps upstream whose results no run of this notebook has, as they are declared now."""
-    fresh: dict[str, bool] = {}
-
-    def is_fresh(step: str) -> bool:
-        if step not in fresh:
-            parents = [is_fresh(parent) for parent in plan.steps[step].parents]
-            fresh[step] = all(parents) and _has_result(session, declared, step)
-        return fresh[step]
-
-    upstream = [step for step in plan.order if step != name and step in _upstream(plan, name)]
-    return [step for step in upstream if not is_fresh(step)]
-
-
 def _upstream(plan: dataflow.Plan, name: str) -> set[str]:
     found, stack = set[str](), [name]
     while stack:
@@ -146,14 +166,3 @@ def _upstream(plan: dataflow.Plan, name: str) -> set[str]:
         found.update(new)
         stack += new
     return found
-
-
-def _has_result(session: KaleMagics, declared: Workflow, step: str) -> bool:
-    for run in session.scope.runs(session.client):
-        was = session.submitted.get(str(run["run"]))
-        if was is None or step not in was.steps:
-            continue
-        state = session.client.status(str(run["run"]))["steps"].get(step, {}).get("state")
-        if state == "completed":  # the newest such run is the one whose values are taken
-            return was.steps[step] == declared.steps[step] and was.common == declared.common
-    return False

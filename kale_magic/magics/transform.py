@@ -25,7 +25,8 @@ def make_transformer(session: KaleMagics) -> Callable[[list[str]], list[str]]:
         for number, line in enumerate(lines):
             if _KALE_MAGIC.match(line):
                 session.lines_above = number
-                return lines[number:]
+                left = lines[number:]
+                return left if len(left) > 1 else [*left, "\n"]  # IPython refuses a cell without a body; a notebook step has none
             if line.strip() and not line.lstrip().startswith("#"):
                 break
         return lines

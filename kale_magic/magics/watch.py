@@ -39,8 +39,17 @@ def status(session: KaleMagics, request: Request) -> None:
     session.show(bundle_of(found, _edges(session, found), now=now))
 
 
-def runs(session: KaleMagics, _request: Request) -> None:
-    """List the runs of this notebook's folder."""
+def runs(session: KaleMagics, request: Request) -> None:
+    """List the runs of this notebook's folder, or tell in what two of them differ."""
+    args = request.args
+    if args.diff or args.a:
+        if not (args.diff and args.a and args.b):
+            raise UsageError("%kale_runs takes two runs, with --diff.", "Write %kale_runs --diff A B.")
+        from kale_magic.api.lineage import differences, told
+
+        a, b = (find_run(session.client, name, session.scope) for name in (args.a, args.b))
+        print(told(differences(session.client, a, b), a, b))
+        return
     found = session.client.runs(session.folder)
     if not found:
         print(f"No runs in {session.folder} yet.")

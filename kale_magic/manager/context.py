@@ -39,6 +39,8 @@ class StepBody:
     executor: str
     demand: Demand
     source: str | None = None
+    is_cached: bool = False  # it was to run, and was found unchanged
+    files: tuple[tuple[str, str], ...] = ()  # (path, digest) of what its code names in the workflow's folder
 
     def to_json(self) -> dict[str, Any]:
         """Return the stored form."""
@@ -56,6 +58,8 @@ class StepBody:
             data["executor"],
             Demand(**data["demand"]),
             data["source"],
+            bool(data.get("is_cached")),
+            tuple((str(a), str(b)) for a, b in data.get("files") or ()),
         )
 
 
@@ -162,6 +166,7 @@ class RunContext:
             kind=step.kind.value,
             code=step.code,
             kernel=step.kernel,
+            notebook=step.notebook,
             common=self._common if step.kind == "python" else "",
             description=step.description,
             params={key: to_literal(value, f"{key} of step {name}") for key, value in values.items()},
@@ -169,7 +174,9 @@ class RunContext:
             outputs=step.outputs,
             files_in=step.files_in,
             files_out=step.files_out,
+            env=self._env(name, point),
             limits=self._limits(step, body),
+            is_gate=step.is_gate,
             hold_s=HOLD_S if step.hold_s is None else step.hold_s,
             hold_on_failure_s=step.hold_on_failure_s if step.hold_on_failure_s and attempt > step.retries else 0,
             idle_s=step.idle_s,
@@ -185,6 +192,13 @@ class RunContext:
             ParentSpec(step=name, folder=self._folder(name, None), point_count=self.steps[name].point_count)
             for name in names
         )
+
+    def _env(self, name: str, point: int | None) -> dict[str, str]:
+        """Return where a step that is run again finds the checkpoint of the run before."""
+        folder = (self.record.body.get("checkpoints") or {}).get(name)
+        if folder is None:
+            return {}
+        return {"KALE_CHECKPOINT": folder if point is None else f"{folder}/{point}"}
 
     def _limits(self, step: Step, body: StepBody) -> LimitSpec:
         return LimitSpec(

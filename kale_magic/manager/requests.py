@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from kale_magic import protocol
 from kale_magic.errors import ManagerError, StoreError, UnknownStepError, UsageError
 from kale_magic.executors import registry
+from kale_magic.manager.cache import Earlier
 from kale_magic.manager.context import RunContext
 from kale_magic.manager.graph import attempt_uuid, expand
 from kale_magic.manager.submission import Submission
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from kale_magic.model.run import Demand
 
 _EARLIER_RUNS = 50
+_CACHED_RUNS = 10  # so many are looked through for a step that is unchanged
 _MAX_RUNS = 10_000
 
 
@@ -90,7 +92,12 @@ class Requests:
             await asyncio.to_thread(submission.resolve)
             made = self._made(submission)
             chosen = submission.chosen(made)
+            earlier = self._earlier(submission, chosen) if submission.is_cached else {}
+            await asyncio.to_thread(submission.decide, chosen, earlier, made)
             demands = await self._demands(submission, chosen)
+            if submission.is_dry:
+                return {"folder": str(submission.folder), "steps": _decisions(submission, chosen)}
+            await asyncio.to_thread(submission.look_at_git)
             bodies = submission.bodies(chosen, made, demands)
             record = await asyncio.to_thread(submission.record, bodies, service.clock.now())
             seq = service.seq
@@ -115,8 +122,11 @@ class Requests:
         needed = submission.needed()
         if not needed:
             return made
-        for record in self._service.store.earlier_runs(submission.workflow.name, str(submission.folder), _EARLIER_RUNS):
-            run = self._service.find(record.id)
+        first = [submission.of_run] if submission.of_run else []
+        earlier = self._service.store.earlier_runs(submission.workflow.name, str(submission.folder), _EARLIER_RUNS)
+        for past in dict.fromkeys([*first, *(record.id for record in earlier)]):
+            run = self._service.find(past)
+            record = run.record
             for name in (needed - made.keys()) & run.context.steps.keys():
                 step, body = submission.workflow.steps[name], run.context.steps[name]
                 count = submission.plan.steps[name].point_count if step.is_sweep else None
@@ -126,6 +136,34 @@ class Requests:
             if len(made) == len(needed):
                 break
         return made
+
+    def _earlier(self, submission: Submission, chosen: list[str]) -> dict[str, list[Earlier]]:
+        """Return, for each chosen step, the newest earlier runs of this workflow that completed it."""
+        found: dict[str, list[Earlier]] = {name: [] for name in chosen}
+        for record in self._service.store.earlier_runs(submission.workflow.name, str(submission.folder), _CACHED_RUNS):
+            run = self._service.find(record.id)
+            common = run.context.workflow.common_code()
+            folders = {name: body.source or f"{record.folder}/steps/{name}" for name, body in run.context.steps.items()}
+            for name in found.keys() & run.context.steps.keys():
+                if not run.machine.state(name).is_success:
+                    continue
+                began = [job.started_at for job in run.machine.find(name, None) if job.started_at]
+                body = run.context.steps[name]
+                if body.source is not None and not body.is_cached:  # only used there, perhaps as it was declared before
+                    continue
+                found[name].append(
+                    Earlier(
+                        run=record.id,
+                        step=run.context.workflow.steps[name],
+                        common=common,
+                        body=body,
+                        folder=folders[name],
+                        producers=folders,
+                        surroundings=record.body.get("surroundings") or {},
+                        used_at=min(began, default=record.submitted_at),
+                    )
+                )
+        return found
 
     # -- questions ---------------------------------------------------------------------------------------
 
@@ -302,6 +340,15 @@ class Requests:
     def _reason(self, run: LiveRun, job: Job) -> str:
         view = run.machine.view(job.step).build(self._service.reason(run))
         return str((view if job.point is None else view["points"][str(job.point)])["reason"])
+
+
+def _decisions(submission: Submission, chosen: list[str]) -> dict[str, dict[str, Any]]:
+    """Return what would be done with each step, for a dry run."""
+    return {
+        name: {"state": "runs" if found.source is None else "cached", "why": found.why}
+        for name in chosen
+        if (found := submission.decisions[name])
+    }
 
 
 def _text(fields: Mapping[str, Any], key: str) -> str | None:

@@ -8,7 +8,7 @@ import re
 import secrets
 import sys
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kale_magic.errors import SubmitError, UsageError
 from kale_magic.version import __version__
@@ -61,17 +61,9 @@ def make_run_folder(base: Path, workflow: str, name: str | None, now: float) -> 
     raise SubmitError(f"No free name for a run was found in {runs}.", "Give one by --name.")
 
 
-def fill_run_folder(
-    folder: Path, workflow_yaml: str, python: str, kept: Mapping[str, str], stripped: tuple[str, ...]
-) -> None:
-    """Write ``workflow.yaml`` and ``environment.json`` (names of variables, never values); raises SubmitError."""
-    environment = {
-        "python": python,
-        "kale_version": __version__,
-        "manager_python_version": sys.version.split()[0],
-        "kept": sorted(kept),
-        "stripped": sorted(stripped),
-    }
+def fill_run_folder(folder: Path, workflow_yaml: str, lineage: Mapping[str, Any]) -> None:
+    """Write ``workflow.yaml`` and ``environment.json``, in what it was computed; raises SubmitError."""
+    environment = {"kale_version": __version__, "manager_python_version": sys.version.split()[0], **lineage}
     try:
         (folder / "steps").mkdir(mode=0o700)
         _write(folder / "workflow.yaml", workflow_yaml)

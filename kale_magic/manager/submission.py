@@ -9,14 +9,17 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kale_magic.errors import SubmitError, UsageError, WorkflowError
 from kale_magic.executors import registry
+from kale_magic.manager.cache import Cache, Wanted
 from kale_magic.manager.context import StepBody
 from kale_magic.manager.runfolder import fill_run_folder, make_run_folder
+from kale_magic.manager.surroundings import git_state, named_files, surroundings
 from kale_magic.model.codec import workflow_from_dict, workflow_to_dict
 from kale_magic.model.dataflow import resolve, select, wanted_by
 from kale_magic.model.environment import clean_environment
@@ -27,6 +30,7 @@ from kale_magic.model.run import Demand, RunRecord
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from kale_magic.manager.cache import Decision, Earlier
     from kale_magic.model.dataflow import Plan
     from kale_magic.model.step import Step
     from kale_magic.model.workflow import Workflow
@@ -48,6 +52,17 @@ class Submission:
         self.executor = _text(fields, "executor")
         self.python = _text(fields, "python") or ""
         self.params = {str(key): str(value) for key, value in dict(fields.get("params") or {}).items()}
+        self.is_dry = bool(fields.get("dry"))
+        self.is_cached = not fields.get("no_cache")
+        self.fresh = frozenset(map(str, fields.get("fresh") or ()))  # steps that run whatever was before
+        self.of_run = _text(fields, "of_run")  # whose outputs are used, where it has them
+        self.home = _text(fields, "home")  # the workflow's folder, where that of an earlier run is to be used
+        self.checkpoints = {str(key): str(value) for key, value in dict(fields.get("checkpoints") or {}).items()}
+        self.packages = {str(key): str(value) for key, value in dict(fields.get("packages") or {}).items()}
+        self.decisions: dict[str, Decision] = {}
+        self.surroundings: dict[str, Any] = {}
+        self.git: dict[str, Any] = {}
+        self.files: dict[str, dict[str, str]] = {}
         self.selection = [tuple(map(str, fields.get(key) or ())) for key in ("only", "from", "to")]
         given = {str(key): str(value) for key, value in dict(fields.get("environ") or {}).items()}
         self.environ, self.stripped = clean_environment(given)
@@ -64,10 +79,38 @@ class Submission:
         workflow = workflow_from_dict(self._data)
         if workflow.directory:
             self.folder = Path(os.path.normpath(self.folder / os.path.expanduser(workflow.directory)))
+        if self.home is not None:
+            self.folder = Path(self.home)
         if not workflow.steps:
             raise WorkflowError(f"The workflow {workflow.name} has no steps.", "Declare one with %%kale_step.")
         self.workflow = _with_params(workflow, self.params)
         self.plan = resolve(self.workflow, wanted=wanted_by(*self.selection))
+        self.surroundings = surroundings(self.python, self.environ, self.packages)
+        common = self.workflow.common_code()
+        for name in self.plan.order:
+            step = self.workflow.steps[name]
+            if step.notebook is not None and not (self.folder / step.notebook).is_file():
+                raise SubmitError(f"Step {name}: there is no notebook {self.folder / step.notebook}.")
+            self.files[name] = named_files(step, common, self.folder)
+
+    def look_at_git(self) -> None:
+        """Find out in which state of its repository the workflow is."""
+        self.git = git_state(self.folder)
+
+    def decide(self, chosen: list[str], earlier: Mapping[str, list[Earlier]], made: Mapping[str, str]) -> None:
+        """Find out which of the chosen steps an earlier run has computed the same."""
+        common = self.workflow.common_code()
+        wanted = [
+            Wanted(
+                step=self.workflow.steps[name],
+                planned=self.plan.steps[name],
+                common=common,
+                files=self.files[name],
+                is_fresh=not self.is_cached or name in self.fresh,
+            )
+            for name in chosen
+        ]
+        self.decisions = Cache(self.folder, self.surroundings, earlier, made).decide(wanted)
 
     def needed(self) -> set[str]:
         """Return the steps that are not chosen but make values which chosen ones use: earlier runs may have them."""
@@ -89,9 +132,9 @@ class Submission:
 
     def bodies(self, chosen: list[str], made: Mapping[str, str], demands: Mapping[str, Demand]) -> list[StepBody]:
         """Return the steps of the run: those to run, and before them those whose earlier outputs they use."""
-        running = set(chosen)
-        used = {binding.producer for name in chosen for binding in self.plan.steps[name].bindings} - running
-        present = running | used
+        sources = {name: found.source for name, found in self.decisions.items() if found.source is not None}
+        running = set(chosen) - sources.keys()
+        present = set(chosen) | {binding.producer for name in chosen for binding in self.plan.steps[name].bindings}
         bodies = []
         for name in self.plan.order:
             if name not in present:
@@ -102,11 +145,13 @@ class Submission:
                 StepBody(
                     name,
                     tuple(parent for parent in planned.parents if parent in present) if is_run else (),
-                    tuple((b.name, b.producer, b.output, b.gather) for b in planned.bindings) if is_run else (),
+                    tuple((b.name, b.producer, b.output, b.gather) for b in planned.bindings) if name in chosen else (),
                     planned.point_count if step.is_sweep else None,
                     self.executor_of(step),
                     demands.get(name, Demand()),
-                    None if is_run else made[name],
+                    None if is_run else sources.get(name) or made[name],
+                    name in sources,
+                    tuple(sorted(self.files[name].items())) if name in chosen else (),
                 )
             )
         return bodies
@@ -126,7 +171,7 @@ class Submission:
         yaml = dump(self.workflow)
         run, folder = make_run_folder(self.folder, self.workflow.name, self.name, now)
         try:
-            fill_run_folder(folder, yaml, self.python, self.environ, self.stripped)
+            fill_run_folder(folder, yaml, self._lineage())
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -148,8 +193,26 @@ class Submission:
             seed=secrets.token_hex(16),
             token=self.token,
             submitted_at=iso(now),
-            body={"workflow": workflow_to_dict(self.workflow), "steps": [body.to_json() for body in bodies]},
+            body={
+                "workflow": workflow_to_dict(self.workflow),
+                "steps": [body.to_json() for body in bodies],
+                "surroundings": self.surroundings,
+                "checkpoints": self.checkpoints,
+            },
         )
+
+    def _lineage(self) -> dict[str, Any]:
+        """Return what ``environment.json`` keeps: names of variables, never values."""
+        return {
+            "python": self.python,
+            "kept": sorted(self.environ),
+            "stripped": sorted(self.stripped),
+            "submitted_on": socket.gethostname(),
+            "git": self.git,
+            "modules": self.environ.get("LOADEDMODULES", "").split(":") if self.environ.get("LOADEDMODULES") else [],
+            "packages": dict(sorted(self.packages.items())),
+            **({"rerun_of": self.of_run} if self.of_run else {}),
+        }
 
 
 def _with_params(workflow: Workflow, params: Mapping[str, str]) -> Workflow:

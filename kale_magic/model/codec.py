@@ -27,8 +27,8 @@ _LISTS = ("native", "modules", "setup")
 _STEP_LISTS = ("after", "inputs", "outputs", "files_in", "files_out", "tags")
 _TIMES = ("hold", "hold_on_failure", "idle")
 _STEP_KEYS = (
-    "description", "kind", "kernel", "after", "inputs", "outputs", "params", "each", "zip", "files_in", "files_out",
-    "resources", "retries", "hold", "hold_on_failure", "idle", "executor", "tags", "code",
+    "description", "kind", "kernel", "notebook", "after", "inputs", "outputs", "params", "each", "zip", "files_in", "files_out",
+    "gate", "resources", "retries", "hold", "hold_on_failure", "idle", "no_cache", "executor", "tags", "code",
 )  # fmt: skip
 _RESOURCE_KEYS = (
     *_COUNTS, "memory", "walltime", "queue", "account", "qos", "constraint", "reservation",
@@ -75,7 +75,7 @@ def _present(items: dict[str, Any]) -> dict[str, Any]:
 
 def _step_to_dict(step: Step) -> dict[str, Any]:
     items: dict[str, Any] = {key: list(getattr(step, key)) for key in _STEP_LISTS}
-    items |= {key: getattr(step, key) for key in ("description", "kernel", "executor", "retries", "code")}
+    items |= {key: getattr(step, key) for key in ("description", "kernel", "notebook", "executor", "retries", "code")}
     items |= {
         "kind": None if step.kind is StepKind.PYTHON else step.kind.value,
         "params": {key: encode_value(value, f"{key} of step {step.name}") for key, value in step.params.items()},
@@ -83,6 +83,8 @@ def _step_to_dict(step: Step) -> dict[str, Any]:
         "zip": step.is_zipped,
         "resources": _resources_to_dict(step.resources),
         "retries": step.retries or None,
+        "no_cache": step.no_cache,
+        "gate": step.is_gate,
         **{key: None if (held := getattr(step, f"{key}_s")) is None else format_walltime(held) for key in _TIMES},
     }
     return {**_present({key: items[key] for key in _STEP_KEYS[:-1]}), "code": step.code}
@@ -169,6 +171,10 @@ def _step_from_dict(name: str, data: Any, path: Path) -> Step:
     if "code" not in items:
         raise Misfit(path, "the step has no code.")
     kind = items.get("kind", "kernel" if items.get("kernel") else "python")
+    if (kind == StepKind.NOTEBOOK) != bool(items.get("notebook")):
+        raise Misfit(path, "a step of kind notebook names its notebook, and no other has one.")
+    if leaves_folder(str(items.get("notebook") or "")):
+        raise Misfit((*path, "notebook"), f"{items['notebook']!r} is absolute or leaves the workflow's folder.")
     if kind not in list(StepKind):
         raise Misfit((*path, "kind"), f"{kind!r} is none of {', '.join(StepKind)}.")
     for key in ("files_in", "files_out"):
@@ -176,7 +182,7 @@ def _step_from_dict(name: str, data: Any, path: Path) -> Step:
             if leaves_folder(pattern):
                 raise Misfit((*path, key, number), f"{pattern!r} is absolute or leaves the workflow's folder.")
     lists: dict[str, Any] = {key: _names(items.get(key, []), (*path, key)) for key in _STEP_LISTS}
-    words: dict[str, Any] = {key: _text(items[key], (*path, key)) for key in ("kernel", "executor") if key in items}
+    words: dict[str, Any] = {key: _text(items[key], (*path, key)) for key in ("kernel", "notebook", "executor") if key in items}
     times: dict[str, Any] = {f"{key}_s": _made(partial(parse_walltime, str(items[key])), (*path, key)) for key in _TIMES if key in items}
     params = _mapping(items.get("params", {}), (*path, "params"))
     step = Step(
@@ -189,11 +195,13 @@ def _step_from_dict(name: str, data: Any, path: Path) -> Step:
         is_zipped=_flag(items.get("zip", False), (*path, "zip")),
         resources=_resources_from_dict(items.get("resources", {}), (*path, "resources")),
         retries=_count(items.get("retries", 0), (*path, "retries")),
+        is_gate=_flag(items.get("gate", False), (*path, "gate")),
+        no_cache=_flag(items.get("no_cache", False), (*path, "no_cache")),
         **times,
         **lists,
         **words,
     )
-    if (step.kind is StepKind.KERNEL) != bool(step.kernel):
+    if step.kind is not StepKind.NOTEBOOK and (step.kind is StepKind.KERNEL) != bool(step.kernel):
         raise Misfit(path, "a step of kind kernel names its kernel, and no other has one.")
     if step.idle_s is not None and step.kind is not StepKind.PYTHON:
         raise Misfit((*path, "idle"), "only the kernel of a Python step can stay open for a notebook.")

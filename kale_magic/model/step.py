@@ -23,6 +23,7 @@ class StepKind(StrEnum):
     PYTHON = "python"  # a Python cell in our own warm kernel
     SHELL = "shell"  # bash, no kernel
     KERNEL = "kernel"  # a cell in another installed kernel
+    NOTEBOOK = "notebook"  # a notebook file, run from its first cell to its last
     SCRIPT = "script"  # a batch script with its own #SBATCH/#PBS lines, run as it stands
 
 
@@ -42,7 +43,7 @@ class Axis:
 class Step:
     """What one ``%%kale_step`` cell declares. Names in ``inputs`` are ``x`` or ``producer.x``.
 
-    ``hold_s`` and ``hold_on_failure_s`` say how long its kernel stays for a look after it was stopped or has failed.
+    ``notebook`` is the path, relative to the workflow's folder, of a step of that kind. ``is_gate``: it waits for a person before its code. ``hold_s`` and ``hold_on_failure_s`` say how long its kernel stays for a look after it was stopped or has failed.
     With ``idle_s`` the kernel stays open after the code, for a notebook whose own kernel it is, until nobody has
     used it for so long. ``first_line`` is the line of the cell at which ``code`` begins, so that messages give the line the
     user sees; it is no part of the workflow.
@@ -52,6 +53,7 @@ class Step:
     code: str
     kind: StepKind = StepKind.PYTHON
     kernel: str | None = None
+    notebook: str | None = None
     description: str = ""
     after: tuple[str, ...] = ()
     inputs: tuple[str, ...] = ()
@@ -63,6 +65,8 @@ class Step:
     files_out: tuple[str, ...] = ()
     resources: Resources = field(default_factory=Resources)
     retries: int = 0
+    is_gate: bool = False
+    no_cache: bool = False
     hold_s: int | None = None
     hold_on_failure_s: int | None = None
     idle_s: int | None = None

@@ -12,6 +12,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from kale_proxy import gate
 from kale_proxy.agent_link import AGENT_SESSION, DELIMITER, KernelLink, request_header
 from kale_proxy.agent_visit import MODES, Visit
 from kale_proxy.comms import OwnComms, known
@@ -277,6 +278,11 @@ class Session:
         if op == "restart" and self._is_owner:
             ask_restart(self._step.live, self._step.kernel_pid)
             return {"ok": True}
+        if op == "gate":
+            asked = gate.look(self._step.live)
+            return {"ok": asked is not None, "gate": asked}
+        if op == "continue":
+            return {"ok": gate.decide(self._step.live, dict(request.get("decision") or {}))}
         if op == "close":
             async with self._opening:
                 await self._close_visit()

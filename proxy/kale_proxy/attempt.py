@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kale_proxy.values import ValueFileError
+from kale_proxy.record import FILES_READ
+from kale_proxy.values import ValueFileError, write_atomic
 
 if TYPE_CHECKING:
     from kale_proxy.spec import JobSpec
@@ -42,12 +45,25 @@ def job_environment(spec: JobSpec) -> dict[str, str]:
 
 
 def require_files(spec: JobSpec) -> None:
-    """Refuse to begin without the files of ``--files-in``; raises ValueFileError naming the pattern."""
-    import glob
+    """Refuse to begin without the files of ``--files-in``; raises ValueFileError naming the pattern.
 
+    Their digests are kept, so that the next submit can tell whether they are the same.
+    """
+    if not spec.files_in:
+        return
+    import glob
+    import hashlib
+
+    found: dict[str, str] = {}
     for pattern in spec.files_in:
-        if not any(glob.iglob(pattern, root_dir=spec.cwd, recursive=True)):
+        matches = sorted(glob.iglob(pattern, root_dir=spec.cwd, recursive=True))
+        if not matches:
             raise ValueFileError(f"no file in {spec.cwd} matches --files-in {pattern}")
+        for name in matches:
+            with contextlib.suppress(OSError), (Path(spec.cwd) / name).open("rb") as stream:  # a folder has no content
+                found[name] = hashlib.file_digest(stream, "sha256").hexdigest()[:32]
+    if found:
+        write_atomic(Path(spec.folder) / FILES_READ, json.dumps(found, indent=1).encode())
 
 
 def check_files(spec: JobSpec) -> list[str]:

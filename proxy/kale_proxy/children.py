@@ -111,6 +111,10 @@ def _run(app: StepApp | None, spec: JobSpec, live: Path, link: socket.socket) ->
             from kale_proxy.kernelrun import KernelRun
 
             KernelRun(spec, live, link).run()
+        elif spec.kind == "notebook":
+            from kale_proxy.notebookrun import NotebookRun
+
+            NotebookRun(spec, live, link).run()
         else:
             from kale_proxy import shellrun
 

@@ -109,7 +109,7 @@ class Job:
         self.thaw()
         with contextlib.suppress(OSError):
             (self.live / "stop").touch(mode=0o600)
-        if self.spec.kind in {"python", "kernel"}:
+        if self.spec.kind in {"python", "kernel", "notebook"}:
             procs.send([self.kernel_pid()], signal.SIGINT)
         else:
             with contextlib.suppress(ProcessLookupError):
@@ -187,8 +187,8 @@ class Job:
     def _exit_words(self, code: int) -> str:
         if code == attempt.BROKEN:
             return f"Kale's own worker failed; its report: {self.raw_log().strip()[-2000:]}"
-        if self.spec.kind == "kernel":
-            return f"the kernel {self.spec.kernel} ended with exit code {code} while the cell ran"
+        if self.spec.kind in {"kernel", "notebook"}:
+            return f"the kernel {self.spec.kernel or 'of the notebook'} ended with exit code {code} while the cell ran"
         return f"the process left by os._exit({code}) or a library's exit({code}), so no outputs were saved"
 
     def unrecorded(self) -> JobResult:

@@ -15,11 +15,13 @@ import secrets
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kale_proxy import attempt, claim, values
 from kale_proxy.agent_visit import has_subshells
+from kale_proxy.gate import Gate
 from kale_proxy.journal import JournalWriter
 from kale_proxy.record import (
     cells_of,
@@ -61,6 +63,7 @@ class KernelRun:
         self.kernel: subprocess.Popen[bytes] | None = None
         self.language = ""
         self.saved = time.monotonic()
+        self.gate = Gate(spec, live, self._tell)
 
     def run(self) -> JobResult:
         """Run the step to its end; the result is on disk when this returns."""
@@ -164,6 +167,8 @@ class KernelRun:
             reply = self._execute(prelude, is_silent=True)
             if reply["status"] != "ok":
                 return self._result("failed", f"step `{spec.step}` could not get its inputs: {reply.get('evalue', '')}", error=_error(reply))
+        if spec.is_gate and (failure := self._wait_at_gate()) is not None:
+            return failure
         reply = self._execute(spec.code, msg_id=f"{CELL_PREFIX}step-{spec.uuid}")
         if reply["status"] != "ok":
             return self._raised(reply)
@@ -173,6 +178,29 @@ class KernelRun:
         except values.ValueFileError as exc:
             return self._result("failed", f"step `{spec.step}`: {exc}")
         return self._result("completed", "", exit_code=0, outputs=index, files=tuple(files))
+
+    def _tell(self, state: str, reason: str) -> None:
+        with contextlib.suppress(OSError):
+            self.link.sendall(attempt.state_line(state, reason))
+
+    def _wait_at_gate(self) -> JobResult | None:
+        """Wait for a person, and set what was decided as variables; return a result if the language has no way for that."""
+        decided = self.gate.wait_in_thread(self._listen)
+        if not decided:
+            return None
+        given = replace(self.spec, params=decided, inputs=())
+        code = _python_prelude(given) if self.language == "python" else self._assignments(given)
+        if code is None:
+            return self._result("failed", f"what was decided can't be set in a {self.language} kernel: go on without --set")
+        reply = self._execute(code, is_silent=True)
+        return None if reply["status"] == "ok" else self._result("failed", f"what was decided can't be set: {reply.get('evalue', '')}")
+
+    def _listen(self) -> None:
+        """Record what visitors print while the step waits."""
+        while self.iopub.poll(0):
+            self._published(self.iopub.recv_multipart(), "")
+        if self.kernel is not None and self.kernel.poll() is not None:
+            raise KernelGone
 
     def _raised(self, reply: dict[str, Any]) -> JobResult:
         if (self.live / "stop").exists() and (reply.get("ename") == "KeyboardInterrupt" or self.language != "python"):
@@ -187,8 +215,11 @@ class KernelRun:
             return _python_prelude(spec) if spec.params or spec.inputs else ""
         if spec.inputs or (spec.params and self.language.lower() not in _ASSIGN):
             return None
+        return self._assignments(spec) or ""
+
+    def _assignments(self, spec: JobSpec) -> str | None:
         assign = _ASSIGN.get(self.language.lower())
-        return "\n".join(assign(name, value) for name, value in spec.parameters().items()) if assign else ""
+        return "\n".join(assign(name, value) for name, value in spec.parameters().items()) if assign else None
 
     def _collect(self) -> dict[str, dict[str, Any]]:
         if self.language != "python":

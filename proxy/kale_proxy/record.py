@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 RESULT = "result.json"
 ENDED_BY_SIGTERM = "ended by the batch system (SIGTERM)"  # by which a cancelled job's result is told from one that a person ended
+FILES_READ = "files_in.json"  # path -> digest of each file of --files-in, as the step found it
 
 
 def now() -> str:
@@ -96,7 +97,11 @@ def new_result(spec: JobSpec, state: str, started_at: str, **data: Any) -> JobRe
 
 
 def cells_of(spec: JobSpec, language: str = "python") -> list[Cell]:
-    """Return the cells of the record: description, what was given, the common cell, the step's own cell."""
+    """Return the cells of the record: description, what was given, the common cell, the step's own cell; or a notebook's."""
+    if spec.kind == "notebook":
+        from kale_proxy.notebookfile import recorded_cells
+
+        return recorded_cells(spec)
     cells = []
     if spec.description:
         cells.append(Cell("markdown", spec.description))

@@ -49,6 +49,8 @@ class Cell:
     tags: tuple[str, ...] = ()
     msg_id: str = ""
     count: int | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)  # besides the tags
+    attachments: dict[str, Any] | None = None
     outputs: list[_Output] = field(default_factory=list)
 
 
@@ -178,12 +180,15 @@ class Recorder:
         """Return the notebook as JSON text, nbformat 4.5."""
         cells = []
         for number, cell in enumerate(self.cells):
-            head = f'"id":"kale-{number}","metadata":{json.dumps({"tags": list(cell.tags)} if cell.tags else {})},"source":{json.dumps(cell.source)}'
+            metadata = {**cell.metadata, **({"tags": list(cell.tags)} if cell.tags else {})}
+            head = f'"id":"kale-{number}","metadata":{json.dumps(metadata)},"source":{json.dumps(cell.source)}'
+            if cell.attachments:
+                head += f',"attachments":{json.dumps(cell.attachments)}'
             if cell.kind == "code":
                 outputs = ",\n".join(output.encoded() for output in cell.outputs)
                 cells.append(f'{{"cell_type":"code","execution_count":{json.dumps(cell.count)},{head},"outputs":[{outputs}]}}')
             else:
-                cells.append(f'{{"cell_type":"markdown",{head}}}')
+                cells.append(f'{{"cell_type":"{"raw" if cell.kind == "raw" else "markdown"}",{head}}}')
         body = ",\n".join(cells)
         return f'{{"cells":[\n{body}],\n"metadata":{json.dumps(self.metadata)},\n"nbformat":4,"nbformat_minor":5}}\n'
 

@@ -84,9 +84,10 @@ class JobSpec:
     uuid: str
     folder: str  # steps/STEP or steps/STEP/N: everything the job leaves is in here
     cwd: str
-    kind: str  # python | shell | kernel | script
+    kind: str  # python | shell | kernel | script | notebook
     code: str
     kernel: str | None = None
+    notebook: str | None = None  # of kind notebook: its path, relative to cwd
     common: str = ""
     description: str = ""
     params: dict[str, str] = field(default_factory=dict)  # name -> repr
@@ -96,6 +97,7 @@ class JobSpec:
     files_out: tuple[str, ...] = ()
     env: dict[str, str] = field(default_factory=dict)  # added to the worker's own
     limits: LimitSpec = field(default_factory=LimitSpec)
+    is_gate: bool = False  # it waits for a person before its code
     hold_s: float = 600.0  # how long a stopped step's kernel stays for a look
     hold_on_failure_s: float = 0.0  # the same after its code has failed
     restart: int = 0  # how often its kernel was started afresh within the attempt

@@ -16,6 +16,7 @@ import zmq
 
 from kale_proxy import claim, values
 from kale_proxy.attempt import STOPPED, check_files, hold_words, job_environment, require_files, state_line
+from kale_proxy.gate import Gate
 from kale_proxy.record import (
     cells_of,
     new_result,
@@ -27,7 +28,9 @@ from kale_proxy.record import (
     write_sample,
 )
 from kale_proxy.recorder import CELL_PREFIX, Recorder
+from kale_proxy.spec import read_literal
 from kale_proxy.stayopen import Restarted, stay_open
+from kale_proxy.visit_kernel import OF_STEP
 
 if TYPE_CHECKING:
     import socket
@@ -60,6 +63,8 @@ class StepRun:
         self.namespace: dict[str, Any] = app.kernel.shell.user_ns
         self.common_names: set[str] = set()
         self._header: dict[str, Any] = {}
+        self.gate = Gate(spec, app.live, self._tell)
+        app.kernel._kale.step_input = self._ask_person
 
     def run(self) -> JobResult | None:
         """Run the step to its end; the result is on disk when this returns. None: the supervisor starts it afresh."""
@@ -102,23 +107,38 @@ class StepRun:
             if failure is not None:
                 return failure
             self.common_names = set(self.namespace) - before
+        if self.spec.is_gate:
+            self.app.drain()
+            decided = await self.gate.wait()
+            self.namespace.update({name: read_literal(text) for name, text in decided.items()})
         failure = await self._execute("step", self.spec.code, "") if self.spec.code.strip() else None
         if failure is None and self.spec.idle_s is not None:
             reason = await stay_open(self.app, self.link, self.spec.idle_s)
             return replace(self._collect(), reason=reason)
         return failure or self._collect()
 
+    def _tell(self, state: str, reason: str) -> None:
+        with contextlib.suppress(OSError):
+            self.link.sendall(state_line(state, reason))
+
+    def _ask_person(self, prompt: str, is_password: bool) -> str:
+        """Answer ``input()`` of the step's code: the step is gated until somebody does; the log keeps what was said."""
+        self.app.drain()
+        answer = self.gate.ask(prompt, is_password=is_password)
+        print(prompt if is_password else f"{prompt}{answer}")
+        return answer
+
     async def _execute(self, name: str, code: str, where: str) -> JobResult | None:
         """Run one cell on the main shell as a request of ours; return the failure, None when it went well."""
         session, kernel = self.app.session, self.app.kernel
         content = {
-            "code": code, "silent": False, "store_history": name == "step", "user_expressions": {}, "allow_stdin": False, "stop_on_error": True,
+            "code": code, "silent": False, "store_history": name == "step", "user_expressions": {}, "allow_stdin": True, "stop_on_error": True,
         }
         message = session.msg("execute_request", content)
         message["header"]["msg_id"] = message["msg_id"] = f"{CELL_PREFIX}{name}-{self.spec.uuid}"
         self._header = message["header"]
         kernel.shell.last_execution_result = None
-        frames = [zmq.Frame(part) for part in session.serialize(message, ident=[b"kale-step"])]
+        frames = [zmq.Frame(part) for part in session.serialize(message, ident=[OF_STEP])]
         await kernel.shell_main(None, frames)
         outcome = kernel.shell.last_execution_result
         error = None if outcome is None else outcome.error_before_exec or outcome.error_in_exec
@@ -217,8 +237,6 @@ def load_inputs(spec: JobSpec) -> dict[str, object]:
         loaded = [values.load(Path(folder), item.output) for folder in item.folders]
         found[item.name] = loaded if item.gather else loaded[0]
         if item.gather:
-            from kale_proxy.spec import read_literal
-
             points = [read_literal(text) for text in item.gather_params]
             found[f"{item.name}_params"] = points
             found.setdefault(f"{item.producer}_params", points)
@@ -229,6 +247,4 @@ def _hint(error: BaseException) -> str:
     text = str(error)
     if isinstance(error, RuntimeError) and "asyncio.run() cannot be called" in text:
         return " (a step's cell runs in an event loop already, as in a notebook: write `await f()` instead)"
-    if type(error).__name__ == "StdinNotImplementedError":
-        return " (nobody can answer input() in a job: give the value by --params)"
     return ""

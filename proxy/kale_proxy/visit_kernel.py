@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 else:
     _Kernel = object
 
+OF_STEP = b"kale-step"  # the identity of who asks for the step's own cell, which is no client
 HANDLERS = ("interrupt_request", "delete_subshell_request", "shutdown_request", "kale_visit_request")
 
 
@@ -65,6 +66,9 @@ class VisitKernel(_Kernel):  # type: ignore[misc]
         """Leave them: another visitor's cell, or the step's, may still run."""
 
     def _input_request(self, prompt: str, ident: Any, parent: Any, password: bool = False) -> str:
+        step_input = self._kale.step_input
+        if step_input is not None and current() is None and OF_STEP in (ident if isinstance(ident, list) else [ident]):
+            return step_input(prompt, password)
         return self._kale.desk.ask(self, prompt, ident, parent, is_password=password)
 
     # Messages

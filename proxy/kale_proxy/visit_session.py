@@ -23,7 +23,7 @@ from .visit_shell import make_shell, release_shell
 from .visit_stdin import InputDesk
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine
     from types import FrameType
 
 _POLL_S = 0.02
@@ -130,6 +130,7 @@ class VisitHost:
         self.visits: dict[str, Visit] = {}
         self.desk = InputDesk()
         self.pause = Pause(self)
+        self.step_input: Callable[[str, bool], str] | None = None  # asks the person for the step's own code
         self.step_cells = 0
         self.step_task: asyncio.Task[Any] | None = None
         self._writes: dict[str, bool] = {}

@@ -49,7 +49,7 @@ def _rate(count, repeats):
         workflow = _workflow("many", count)
         before = _cpu_s()
         with stopwatch() as seconds:
-            run = workflow.submit()
+            run = workflow.submit(cache=False)
             submits.append(seconds())
             _completed(run, 300)
         rates.append(count / seconds())
@@ -60,7 +60,7 @@ def _rate(count, repeats):
 def steps():
     """200 and 1,000 independent no-op steps, each with a kernel; and the submit and status of 1,000."""
     with stopwatch() as first:
-        _completed(_workflow("first", 1).submit(), 60)
+        _completed(_workflow("first", 1).submit(cache=False), 60)
     small, _, small_costs, _ = _rate(200, 3)
     large, submits, large_costs, run = _rate(1000, 1)
     status = []
@@ -90,7 +90,7 @@ def chain():
     for _ in range(3):
         workflow = _workflow("chain", 200, is_chain=True)
         with stopwatch() as seconds:
-            run = workflow.submit()
+            run = workflow.submit(cache=False)
             _completed(run, 120)
         totals.append(seconds() / 200 * 1e3)
         found = run.status()["steps"]
@@ -162,7 +162,7 @@ def attach():
 
     workflow = Workflow("busy")
     workflow.step("loop", BUSY)
-    run = workflow.submit()
+    run = workflow.submit(cache=False)
     deadline = time.monotonic() + 30
     while run.states()["loop"] != "running":
         if time.monotonic() > deadline:

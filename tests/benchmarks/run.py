@@ -18,6 +18,7 @@ import cuts as tunnel_cuts
 import own
 import peers as others
 import slurm as batch
+import steer
 from measure import machine_line, print_table
 
 import kale_magic
@@ -30,6 +31,8 @@ PARTS = {
     "attach": own.attach,
     "imports": own.imports,
     "manager": own.manager,
+    "cache": steer.cache,
+    "inside": steer.inside,
     "relay": proxy.relay,
     "spec": proxy.spec,
     "tunnel": proxy.tunnel,

@@ -70,6 +70,8 @@ class FakeClient:
         self.asked.append(("submit", workflow, fields))
         plan = resolve(workflow_from_dict(workflow))
         chosen = select(plan, fields.get("only", ()), fields.get("from_", ()), fields.get("to", ()), made=frozenset(plan.steps))
+        if fields.get("dry"):
+            return {"steps": {name: {"state": "runs", "why": "never ran"} for name in plan.order if name in chosen}}
         run = fields.get("name") or f"{workflow['name']}-{len(self.runs_by_id) + 1}"
         state = self.submitted_state
         final = {"completed": "completed", "failed": "failed"}.get(state, "running")

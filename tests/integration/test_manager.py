@@ -166,10 +166,10 @@ def test_selection_uses_values_of_an_earlier_run(client, tmp_path):
     with pytest.raises(WorkflowError, match="Step b needs `x` of step a, which is not chosen and which no earlier run has"):
         client.submit(flow(*steps), folder=tmp_path, only=["b"])
     client.wait(client.submit(flow(*steps), folder=tmp_path)["run"], timeout=60)
-    status = client.wait(client.submit(flow(*steps), folder=tmp_path, only=["b"])["run"], timeout=60)
+    status = client.wait(client.submit(flow(*steps), folder=tmp_path, only=["b"], no_cache=True)["run"], timeout=60)
     assert states(status) == {"a": "cached", "b": "completed"}
     assert (Path(status["folder"]) / "steps" / "b" / "stdout.log").read_text() == "6\n"
-    again = client.wait(client.submit(flow(*steps), folder=tmp_path, from_=["b"], to=["b"])["run"], timeout=60)
+    again = client.wait(client.submit(flow(*steps), folder=tmp_path, from_=["b"], to=["b"], fresh=["b"])["run"], timeout=60)
     assert states(again) == {"a": "cached", "b": "completed"}
 
 

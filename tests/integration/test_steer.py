@@ -14,6 +14,7 @@ from kale_magic.api import Workflow, connect
 from kale_magic.errors import UsageError
 from tests import steps
 from tests.integration.test_cli import kale as program
+from tests.unit.cli_shell import notebook
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -233,3 +234,126 @@ def test_a_kernel_without_visits_is_not_held_but_frozen(tmp_path: Path, kale: Ka
     until(lambda: step.state == "running", "the state")
     (tmp_path / "stop").touch()
     assert run.wait(timeout=WAIT_S) == "completed"
+
+
+def test_a_step_is_run_again_with_other_parameters_and_what_follows_if_asked(tmp_path: Path, kale: Kale) -> None:
+    workflow = Workflow("eos", folder=tmp_path)
+    workflow.step("make", "import random\nx = random.random()", outputs=["x"])
+    workflow.step("scale", "y = [x * n]", outputs=["y"], params={"n": 2})
+    workflow.step("use", "z = y[0] + 1", outputs=["z"])
+    run = kale.run(workflow.submit(client=kale.client).name)
+    assert run.wait(timeout=WAIT_S) == "completed"
+    alone = run["scale"].rerun({"n": 5})
+    assert alone.wait(timeout=WAIT_S) == "completed"
+    assert alone.states() == {"make": "cached", "scale": "completed"}
+    assert alone["scale"].pull("y") == [run["make"].pull("x") * 5]
+    again = json.loads(program(tmp_path, "rerun", f"{run.name}/scale", "--params", "n=7", "--downstream", "--json").stdout)["run"]
+    assert kale.run(again).wait(timeout=WAIT_S) == "completed"
+    assert kale.run(again)["use"].pull("z") == run["make"].pull("x") * 7 + 1
+    with pytest.raises(UsageError, match=r"no parameter 'm'. It has: n"):
+        run["scale"].rerun({"m": 1})
+    lines = program(tmp_path, "runs", "--diff", run.name, again).stdout.splitlines()
+    assert f"  rerun_of: None -> {run.name}" in lines
+    assert "  scale: parameter n changed: 2 -> 7" in lines
+    assert any(line.startswith("  use: output z differs: ") for line in lines)
+    assert not any("make" in line for line in lines)
+
+
+def test_a_point_is_run_again_alone_and_goes_on_from_its_checkpoint(tmp_path: Path, kale: Kale, until: Callable) -> None:
+    code = (
+        "import time\nfrom pathlib import Path\nfrom kale_magic.inside import checkpoint, metric\nstate = checkpoint.load(i=0)\nprint('from', state['i'], lr)\n"
+        "for i in range(state['i'], 10):\n    checkpoint(i=i)\n    metric(step=i)\n    while i == 4 and lr > 1: time.sleep(0.01)\n"
+    )
+    run = steps.submit(tmp_path, kale, code, each={"lr": [0.5, 5.0]}, hold="1s")
+    bad = run["md[lr=5.0]"]
+    until(lambda: len(bad.metrics()) == 5, "the point")
+    bad.stop()
+    assert run.wait(timeout=WAIT_S) in {"cancelled", "failed"}
+    with pytest.raises(UsageError, match="Name a point"):
+        run["md"].rerun({"lr": 1})
+    better = bad.rerun({"lr": 0.75})
+    assert better.wait(timeout=WAIT_S) == "completed"
+    assert better["md"].logs() == "from 4 0.75\n"
+    fresh = bad.rerun({"lr": 0.25}, checkpoint=False)
+    assert fresh.wait(timeout=WAIT_S) == "completed"
+    assert fresh["md"].logs() == "from 0 0.25\n"
+
+
+def test_a_gate_waits_with_its_inputs_loaded_and_goes_on_with_what_was_decided(tmp_path: Path, kale: Kale, until: Callable) -> None:
+    workflow = Workflow("gated", folder=tmp_path)
+    workflow.step("make", "x = [1, 2, 3]", outputs=["x"])
+    workflow.step("pick", "chosen = x[index]", outputs=["chosen"], params={"index": 0}, gate=True)
+    run = kale.run(workflow.submit(client=kale.client).name)
+    step = run["pick"]
+    until(lambda: step.state == "gated", "the gate")
+    assert step.reason == "waits for a person, with its inputs loaded"
+    assert str(step.execute("x[-1]")) == "3"
+    assert program(tmp_path, "continue", "pick", "--set", "index=2").stdout.endswith("/pick goes on with index=2\n")
+    assert run.wait(timeout=WAIT_S) == "completed"
+    assert step.pull("chosen") == 3
+    (decided,) = [event for event in events(run, "pick") if event["event"] == "resumed"]
+    assert decided["set"] == {"index": "2"}
+    assert "@" in decided["by"]
+    with pytest.raises(UsageError, match="waits for nobody"):
+        step.proceed(index=1)
+    again = kale.run(workflow.submit(client=kale.client).name)
+    until(lambda: again["pick"].state == "gated", "the gate of the next run, though nothing has changed")
+    assert again["make"].state == "cached"
+    again.cancel()
+
+
+def test_input_in_a_step_asks_the_person_and_the_log_keeps_the_answer(tmp_path: Path, kale: Kale, until: Callable) -> None:
+    run = steps.submit(tmp_path, kale, "name = input('Which metal? ')\nimport getpass\nsecret = getpass.getpass('Key: ')\nprint(len(secret))", outputs=["name"])
+    step = run["md"]
+    until(lambda: step.state == "gated", "the question")
+    assert step.reason == "asks: Which metal?"
+    with pytest.raises(UsageError, match="takes an answer, no variables"):
+        step.proceed(x=1)
+    step.proceed(answer="Cu")
+    until(lambda: step.reason == "asks: Key:", "the next question")
+    step.proceed(answer="hidden!")
+    assert run.wait(timeout=WAIT_S) == "completed"
+    assert step.pull("name") == "Cu"
+    assert step.logs() == "Which metal? Cu\nKey: \n7\n"
+    assert "hidden!" not in "".join(path.read_text(errors="replace") for path in step.folder.rglob("*") if path.is_file())
+
+
+def test_a_gate_in_another_kernel_takes_variables_of_its_language(tmp_path: Path, kale: Kale, until: Callable) -> None:
+    from kale_proxy.places import jupyter_data_dir
+
+    folder = jupyter_data_dir() / "kernels" / "bash"
+    folder.mkdir(parents=True)
+    argv = [sys.executable, "-m", "bash_kernel", "-f", "{connection_file}"]
+    (folder / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": "bash", "language": "bash"}))
+    run = steps.submit(tmp_path, kale, "echo got $n", kernel="bash", gate=True)
+    step = run["md"]
+    until(lambda: step.state == "gated", "the gate", timeout=WAIT_S)
+    step.proceed(n=5)
+    assert run.wait(timeout=WAIT_S) == "completed"
+    assert step.logs() == "got 5\n"
+
+
+def test_run_ends_with_code_five_at_a_gate_unless_it_is_told_to_go_on(tmp_path: Path, kale: Kale) -> None:
+    notebook(tmp_path / "w.ipynb", "%kale_workflow w", "%%kale_step pick --gate --params n=1\nprint('n', n)")
+    done = program(tmp_path, "run", "w.ipynb", code=5)
+    assert "pick is gated (waits for a person" in done.stderr
+    assert kale.run().state == "cancelled"
+    program(tmp_path, "run", "w.ipynb", "--gates", "continue")
+    assert kale.run()["pick"].logs() == "n 1\n"
+    program(tmp_path, "run", "w.ipynb", "--gates", "wait", "--timeout", "1", code=4)
+    assert kale.run()["pick"].state == "gated"
+
+
+def test_a_sweep_is_a_table_of_parameters_metrics_results_and_states(tmp_path: Path, kale: Kale) -> None:
+    code = "from kale_magic.inside import metric\nfor i in range(3):\n    metric(step=i, loss=n / (i + 1), n=1)\nif n == 3:\n    raise ValueError('bad')\nbest = n * 2\nxs = [n]"
+    run = steps.submit(tmp_path, kale, code, each={"n": [1, 2, 3]}, outputs=["best", "xs"])
+    assert run.wait(timeout=WAIT_S) == "failed"
+    table = run["md"].table()
+    assert list(table.index) == [0, 1, 2]
+    assert list(table.n) == [1, 2, 3]
+    assert list(table.loss) == [1 / 3, 2 / 3, 1.0]
+    assert list(table.state) == ["completed", "completed", "failed"]
+    assert list(table.best)[:2] == [2, 4]
+    assert (table.seconds >= 0).all()
+    assert set(table.columns) == {"n", "state", "seconds", "loss", "metric_n", "best"}
+    assert [row["point"] for row in run["md[n=2]"].rows()] == [1]

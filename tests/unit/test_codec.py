@@ -82,7 +82,7 @@ BAD = {
     "step name": ({**_with(), "steps": {"a/b": {"code": "x"}}}, "'a/b' is no name"),
     "case": ({**_with(), "steps": {"a": {"code": "x"}, "A": {"code": "x"}}}, "'A' and 'a' differ only in case"),
     "code": (_with(code=3), "steps.a.code: takes text, not 3"),
-    "kind": (_with(kind="fortran"), "none of python, shell, kernel, script"),
+    "kind": (_with(kind="fortran"), "none of python, shell, kernel, notebook, script"),
     "kernel": (_with(kind="kernel"), "names its kernel"),
     "kernel of a shell step": (_with(kernel="ir", kind="shell"), "no other has one"),
     "list": (_with(after="b"), "steps.a.after: takes a list of text, not 'b'"),

@@ -33,6 +33,8 @@ def test_ipython_and_the_reader_agree(tmp_path, seed):
         "%%kale_step a --shell\n'''Doc'''\ncat <<'X'\n  a\n\nX\n",
         "    %%kale_step a\n    x = 1\n    if x:\n        y = 2",
         "%%kale_step a --setup 'echo $HOME {x}'\ndef f():\n    \"\"\"Doc.\n\n    >>> f()\n    \"\"\"\n",
+        "%%kale_step a --notebook x/y.ipynb --params n=2",
+        "%%kale_step a --notebook y.ipynb\n'''What it does.'''\n",
         "%%kale_submit a --cpus 2\n#!/bin/bash\n#SBATCH -n 1\nls",
     ],
 )  # fmt: skip

@@ -79,7 +79,10 @@ def test_dry_run_shows_order_and_script_and_submits_nothing(eos: Notebook) -> No
     assert "module purge" in eos.text
     assert "tar cf x.tar ." in eos.text
     assert "00:10:00" in eos.text
-    assert not eos.client.asked
+    assert "relax: cached" not in eos.text
+    assert "runs because: never ran" in eos.text
+    assert [fields["dry"] for _, _, fields in eos.client.asked] == [True]
+    assert not eos.client.runs_by_id
 
 
 def test_dry_run_of_a_part_says_what_comes_from_earlier(eos: Notebook) -> None:
@@ -256,7 +259,46 @@ def test_run_option_runs_what_is_needed_and_not_what_is_there(eos: Notebook) -> 
     eos.run("%%kale_step fit --outputs b --run\nb = a + 1")
     assert sorted(eos.client.asked[-1][2]["only"]) == ["fit", "relax"]
     eos.run("%%kale_step fit --outputs b --run\nb = a + 2")
-    assert eos.client.asked[-1][2]["only"] == ["fit"]
+    assert sorted(eos.client.asked[-1][2]["only"]) == ["fit", "relax"]  # what is there is found unchanged by the manager
+    assert eos.client.asked[-1][2]["fresh"] == ["fit"]
     eos.run("%%kale_step relax --outputs a\na = 7")
     eos.run("%%kale_step fit --outputs b --run\nb = a + 2")
     assert sorted(eos.client.asked[-1][2]["only"]) == ["fit", "relax"]
+
+
+@pytest.fixture
+def past(eos: Notebook) -> Notebook:
+    """Return a notebook whose workflow has a completed run, with its folder."""
+    from kale_magic.formats.native import dump
+
+    eos.run("%%kale_step scale --params n=2 --outputs c\nc = n\n")
+    status = eos.client.add("eos-1", {"scale": {"state": "completed"}}, state="completed")
+    folder = Path(status["folder"])
+    folder.mkdir(parents=True)
+    (folder / "workflow.yaml").write_text(dump(eos.session.declarations.workflow))
+    return eos
+
+
+def test_rerun_submits_the_step_alone_with_its_checkpoint(past: Notebook) -> None:
+    past.run("%kale_rerun scale --params n=5")
+    _, workflow, fields = past.client.asked[-1]
+    assert workflow["steps"]["scale"]["params"] == {"n": 5}
+    assert (fields["only"], fields["fresh"], fields["of_run"]) == (["scale"], ["scale"], "eos-1")
+    assert fields["checkpoints"]["scale"].endswith("eos-1/steps/scale")
+    past.run("%kale_rerun eos-1/scale --downstream --from-start")
+    fields = past.client.asked[-1][2]
+    assert (list(fields["from_"]), fields["checkpoints"]) == (["scale"], {})
+
+
+def test_rerun_edit_puts_the_cell_below_and_submits_nothing(past: Notebook, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts: list[str] = []
+    monkeypatch.setattr(past.shell, "set_next_input", texts.append)
+    past.run("%kale_rerun scale --params n=5 --edit")
+    assert texts == ["%%kale_step scale --outputs c --params n=5\nc = n\n"]
+    assert not past.client.asked
+
+
+def test_a_comparison_needs_two_runs(past: Notebook) -> None:
+    assert "Write %kale_runs --diff A B" in past.fail("%kale_runs --diff eos-1")
+    past.run("%kale_runs --diff eos-1 eos-1")
+    assert past.text == "eos-1 and eos-1: nothing differs.\n"

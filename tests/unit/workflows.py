@@ -119,13 +119,14 @@ class _Maker:
 
     def step(self, name: str) -> Step:
         kind = self.rng.choice(list(StepKind))
-        code = clean_code(self.rng.choice(CODES[kind]))
+        code = "" if kind is StepKind.NOTEBOOK else clean_code(self.rng.choice(CODES[kind]))
         axes = self.axes()
         return Step(
             name=name,
             code=code,
             kind=kind,
             kernel=self.rng.choice(["ir", "my kernel"]) if kind is StepKind.KERNEL else None,
+            notebook=self.rng.choice(["my notebook.ipynb", "a/b.ipynb"]) if kind is StepKind.NOTEBOOK else None,
             description=clean_description(self.text(15)) if self.rng.random() < 0.7 else "",
             after=self.some(self.name),
             inputs=self.some(lambda: self.rng.choice(["a.b", "zz"])),
@@ -137,6 +138,8 @@ class _Maker:
             tags=self.some(self.line),
             resources=self.resources(),
             retries=self.rng.choice([0, 2]),
+            is_gate=self.rng.choice([False, True]) and kind not in {StepKind.SHELL, StepKind.SCRIPT},
+            no_cache=self.rng.choice([False, True]),
             hold_s=self.rng.choice([None, 1800]),
             hold_on_failure_s=self.rng.choice([None, 90]),
             executor=self.rng.choice([None, "local"]),

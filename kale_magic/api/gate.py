@@ -1,0 +1,77 @@
+"""Letting a step go on that waits for a person, by its own agent; called by the Python API, the magics, the command line."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kale_magic.api.push import who
+from kale_magic.errors import UsageError
+from kale_magic.model.literals import to_literal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from kale_magic.api.find import Target
+    from kale_magic.api.visits import Visits
+
+
+def asked(visits: Visits, target: Target) -> dict[str, Any]:
+    """Return what a step asks: ``kind`` (gate or input), ``reason``, ``prompt``, ``password``.
+
+    Raises
+    ------
+    UsageError
+        It waits for nobody.
+    """
+    is_live = target.live is not None or target.reach is not None
+    found: dict[str, Any] = visits.ask_agent(target, "gate") if is_live else {"ok": False}
+    if not found.get("ok"):
+        raise UsageError(f"{target} {target.doing}: it waits for nobody.")
+    return dict(found["gate"])
+
+
+def go_on(
+    visits: Visits,
+    target: Target,
+    values: Mapping[str, object],
+    *,
+    answer: str | None = None,
+    ask: Callable[[str, bool], str | None] | None = None,
+) -> str:
+    """Open a gate; return a sentence's end.
+
+    Parameters
+    ----------
+    visits : Visits
+        The way into the step.
+    target : Target
+        One job.
+    values : mapping of str to object
+        What was decided: variables that the step's code finds.
+    answer : str, optional
+        What ``input()`` in the step returns.
+    ask : callable, optional
+        Asks the person here, as ``ask(prompt, is_password)``, for an answer that is not given.
+
+    Raises
+    ------
+    UsageError
+        It waits for nobody, or for something else.
+    """
+    what = asked(visits, target)
+    decision: dict[str, Any] = {"by": who()}
+    if what["kind"] == "input":
+        if values:
+            raise UsageError(f"{target} {what['reason']}: it takes an answer, no variables.", "Write --answer TEXT.")
+        if answer is None and ask is not None:
+            answer = ask(str(what.get("prompt", "")), bool(what.get("password")))
+        if answer is not None:
+            decision["answer"] = answer
+    else:
+        if answer is not None:
+            raise UsageError(f"{target} is at a gate and asks no question.", "Give it variables: --set x=3.")
+        decision["set"] = {name: to_literal(value, name) for name, value in values.items()}
+    if not visits.ask_agent(target, "continue", decision=decision).get("ok"):
+        raise UsageError(f"{target} {target.doing}: somebody else has let it go on.")
+    shown = ", ".join(f"{name}={text}" for name, text in decision.get("set", {}).items())
+    return f"goes on{f' with {shown}' if shown else ''}"
