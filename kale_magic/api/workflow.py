@@ -192,16 +192,31 @@ class Workflow:
             executor=executor,
         )
 
-    def to_yaml(self, file: str | Path, format: str = "kale") -> None:  # noqa: A002 - the interface's word
-        """Write the workflow as a YAML file; raises UsageError for another format, or if it can't be written."""
-        if format != "kale":
-            raise UsageError(f"There is no format {format!r}.", "There is: kale.")
-        from kale_magic.formats import native
+    def to_yaml(self, file: str | Path, format: str = "kale") -> list[str]:  # noqa: A002 - the interface's word
+        """Write the workflow to a file, or to a folder where the format takes several files.
 
-        try:
-            Path(file).write_text(native.dump(self._model), encoding="utf-8")
-        except OSError as exc:
-            raise UsageError(f"{file} can't be written: {exc.strerror or exc}.") from exc
+        Parameters
+        ----------
+        file : path
+            The file or folder; relative paths begin in the current folder.
+        format : str
+            ``kale``, ``cwl`` (one file if it ends in ``.cwl``, else a folder) or ``snakemake`` (a folder).
+
+        Returns
+        -------
+        list of str
+            What the format can't hold, a sentence each.
+
+        Raises
+        ------
+        UsageError
+            There is no such format, or the file can't be written.
+        WorkflowError
+            The steps don't fit together; ``kale`` takes them all the same.
+        """
+        from kale_magic.formats.export import export
+
+        return export(self._model, file, format, self._folder / (self._model.directory or "."))
 
     def _declare(self, name: str, source: str, options: dict[str, Any]) -> Step:
         step = make_step(name, source, options, self._common_names())

@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from kale_magic.cli.exits import Exit
+from kale_magic.model.formats import FORMATS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -101,12 +102,15 @@ def _add_workflow_commands(commands: Any) -> None:
         commands,
         "export",
         "workflow:export",
-        "write the workflow of a notebook as YAML",
+        "write the workflow of a notebook as YAML, or in the format of another engine",
         more="Runs nothing of the notebook.",
     )
     export.add_argument("file", metavar="NOTEBOOK|YAML")
     export.add_argument("-o", "--output", metavar="FILE", required=True, help="- is stdout")
-    export.add_argument("--format", choices=["kale"], default="kale", help="kale (the default)")
+    export.add_argument(
+        "--format", choices=FORMATS, default="kale",
+        help="kale (the default), or what another engine runs; one that takes several files makes a folder",
+    )  # fmt: skip
     load = _add(commands, "import", "workflow:load", "make a notebook of a workflow file")
     load.add_argument("file", metavar="FILE")
     load.add_argument("-o", "--output", metavar="NOTEBOOK", required=True, help="the notebook to write")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -145,18 +143,21 @@ def _interrupted(client: Client, name: str, console: Console) -> int:
 
 
 def export(arguments: argparse.Namespace, console: Console) -> int:
-    """Write a notebook's workflow as YAML."""
+    """Write a workflow in another form; what the form can't hold is said on stderr."""
+    from kale_magic.formats.export import export as write_format
     from kale_magic.formats.native import dump
 
-    workflow, _ = read_workflow(arguments.file)
+    workflow, folder = read_workflow(arguments.file)
     refuse_empty(workflow, arguments.file)
-    text = dump(workflow)
     if arguments.output == "-":
-        write(sys.stdout, text)
-    else:
-        write_whole(Path(arguments.output), text)
-        count = len(workflow.steps)
-        console.note(f"kale: {arguments.output}: workflow {workflow.name}, {count} step{'' if count == 1 else 's'}")
+        if arguments.format != "kale":
+            raise UsageError(f"{arguments.format} can't go to stdout.", "Name a file or folder: -o FILE.")
+        write(sys.stdout, dump(workflow))
+        return Exit.OK
+    for warning in write_format(workflow, arguments.output, arguments.format, folder):
+        console.note(f"kale: warning: {warning}")
+    count = len(workflow.steps)
+    console.note(f"kale: {arguments.output}: workflow {workflow.name}, {count} step{'' if count == 1 else 's'}")
     return Exit.OK
 
 
@@ -165,6 +166,7 @@ def load(arguments: argparse.Namespace, console: Console) -> int:
     import json
 
     from kale_magic.formats import to_notebook
+    from kale_magic.formats.files import write_whole
 
     target = Path(arguments.output)
     if target.exists() and not arguments.force:
@@ -208,23 +210,3 @@ def check(arguments: argparse.Namespace, console: Console) -> int:
             f"{arguments.file}: {count}, no errors, {len(advice) or 'no'} warning{'' if len(advice) == 1 else 's'}"
         )
     return Exit.FAILED if problem else Exit.OK
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all; raises UsageError if it can't be written."""
-    try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as stream:
-                stream.write(text)
-                stream.flush()
-                os.fsync(stream.fileno())
-            mask = os.umask(0)
-            os.umask(mask)
-            os.chmod(name, 0o666 & ~mask)
-            os.replace(name, path)
-        except BaseException:
-            os.unlink(name)
-            raise
-    except OSError as exc:
-        raise UsageError(f"{path} can't be written: {exc.strerror or exc}.") from exc

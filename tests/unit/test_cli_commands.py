@@ -68,7 +68,7 @@ def with_runs(client, *runs):
      ["run"], ["run", "x.ipynb", "--params", "n"], ["run", "x.ipynb", "--only", "a,,b"], ["export", "x.ipynb"], ["attach", "a"],
      ["attach", "a", "--console", "--exec", "1"], ["kernels"], ["kernels", "install"], ["kernels", "install", "a", "--write", "--main"],
      ["kernels", "list", "--prefix", "p", "--sys-prefix"],
-     ["manager"], ["manager", "kill"], ["gc", "--older-than", "soon"], ["logs", "a", "--stderr", "--script"], ["export", "x", "-o", "y", "--format", "cwl"]],
+     ["manager"], ["manager", "kill"], ["gc", "--older-than", "soon"], ["logs", "a", "--stderr", "--script"], ["export", "x", "-o", "y", "--format", "doc"]],
 )  # fmt: skip
 def test_wrong_words_are_exit_code_2_and_one_sentence_on_stderr(words, capsys):
     assert main(words) == 2
