@@ -56,22 +56,20 @@ class Workflow:
 
     @classmethod
     def from_yaml(cls, file: str | Path) -> Workflow:
-        """Read a workflow from a YAML file.
+        """Read a workflow from a file: Kale's YAML, or another format that Kale imports.
 
         Raises
         ------
         FormatError
             It is no workflow; the message names line and column.
         UsageError
-            The file can't be read.
+            There is no such file.
         """
-        from kale_magic.formats import native
+        from kale_magic.formats.load import load
 
-        try:
-            text = Path(file).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as exc:
-            raise UsageError(f"{file} can't be read: {getattr(exc, 'strerror', None) or exc}.") from exc
-        return cls.from_model(native.load(text, source=str(file)))
+        if not Path(file).is_file():
+            raise UsageError(f"{file} can't be read: it is no file.")
+        return cls.from_model(load(file))
 
     @property
     def model(self) -> WorkflowModel:
@@ -200,7 +198,8 @@ class Workflow:
         file : path
             The file or folder; relative paths begin in the current folder.
         format : str
-            ``kale``, ``cwl`` (one file if it ends in ``.cwl``, else a folder) or ``snakemake`` (a folder).
+            ``kale``, ``cwl`` (one file if it ends in ``.cwl``, else a folder), ``snakemake``, ``fireworks`` (folders)
+            or ``wfformat``.
 
         Returns
         -------

@@ -39,9 +39,9 @@ def read_workflow(name: str) -> tuple[Workflow, Path]:
 
         workflow = read_notebook(path)
     else:
-        from kale_magic.formats.native import read
+        from kale_magic.formats.load import load as load_file
 
-        workflow = read(path)
+        workflow = load_file(path)
     return workflow, (path.resolve().parent / (workflow.directory or ".")).resolve()
 
 
@@ -149,16 +149,29 @@ def export(arguments: argparse.Namespace, console: Console) -> int:
 
     workflow, folder = read_workflow(arguments.file)
     refuse_empty(workflow, arguments.file)
+    run_folder = None
+    if arguments.run is not None:
+        workflow, run_folder = _of_run(arguments.run)
     if arguments.output == "-":
         if arguments.format != "kale":
             raise UsageError(f"{arguments.format} can't go to stdout.", "Name a file or folder: -o FILE.")
         write(sys.stdout, dump(workflow))
         return Exit.OK
-    for warning in write_format(workflow, arguments.output, arguments.format, folder):
+    for warning in write_format(workflow, arguments.output, arguments.format, folder, run_folder):
         console.note(f"kale: warning: {warning}")
     count = len(workflow.steps)
     console.note(f"kale: {arguments.output}: workflow {workflow.name}, {count} step{'' if count == 1 else 's'}")
     return Exit.OK
+
+
+def _of_run(name: str) -> tuple[Workflow, Path]:
+    """Return the workflow as a run has it, and that run's folder."""
+    from kale_magic.client import Client
+    from kale_magic.formats.native import read
+
+    with Client.connect() as client:
+        folder = Path(client.status(name)["folder"])
+    return read(folder / "workflow.yaml"), folder
 
 
 def load(arguments: argparse.Namespace, console: Console) -> int:

@@ -46,7 +46,7 @@ def one_file(project: Project, target: Path) -> str:
     return _text(_Writer(project, is_folder=False, beside=target.resolve().parent).main())
 
 
-def warnings(project: Project, *, is_folder: bool) -> list[str]:
+def warnings(project: Project, *, is_folder: bool = True) -> list[str]:
     """Return what CWL can't hold, what must be installed, and which data the one file leaves outside."""
     found = losses(project.workflow, HOLDS, "CWL") + needs(project.workflow)
     if not is_folder and (copies := project.copies()):

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-FORMATS = ("kale", "cwl", "snakemake")
+FORMATS = ("kale", "cwl", "snakemake", "fireworks", "wfformat")

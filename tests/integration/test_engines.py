@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from kale_magic import Workflow
+from kale_magic.formats import wfformat
+from tests.unit.test_wfformat import instance
 
 BIN = Path(sys.executable).parent
 DEADLINE_S = 110
@@ -145,3 +147,40 @@ def test_a_step_that_fails_fails_the_engine_and_says_why(tmp_path):
     assert not (tmp_path / "smk/results/never/index.json").exists()
     wf.to_yaml(tmp_path / "bad.cwl", format="cwl")
     assert "ZeroDivisionError" in engine("cwltool", "bad.cwl", cwd=tmp_path, code=1).stderr
+
+
+@pytest.mark.slow
+def test_fireworks_loads_and_runs_the_folder_to_the_same_bytes_as_kale(kale_home, eos, tmp_path):
+    wanted = ours(eos)
+    out = tmp_path / "out"
+    assert not any("left out" in line for line in eos.to_yaml(out, format="fireworks"))
+    (tmp_path / "rockets.py").write_text(
+        "import fireworks.core.launchpad, mongomock, mongomock.gridfs\n"
+        "mongomock.gridfs.enable_gridfs_integration()\n"
+        "fireworks.core.launchpad.MongoClient = mongomock.MongoClient\n"
+        "from fireworks import FWorker, LaunchPad, Workflow\n"
+        "from fireworks.core.rocket_launcher import rapidfire\n"
+        "pad = LaunchPad(strm_lvl='ERROR')\n"
+        "pad.reset('', require_password=False)\n"
+        "pad.add_wf(Workflow.from_file('workflow.yaml'))\n"
+        "rapidfire(pad, FWorker(), strm_lvl='ERROR')\n"
+        "print(pad.get_wf_summary_dict(pad.get_wf_ids()[0], mode='less')['state'])\n"
+    )
+    assert engine("python", tmp_path / "rockets.py", cwd=out).stdout.split()[-1] == "COMPLETED"
+    assert of_snakemake(out) == wanted
+
+
+@pytest.mark.slow
+def test_a_real_instance_runs_as_dummy_work_and_its_run_is_an_instance_again(kale_home, tmp_path):
+    (tmp_path / "blast.json").write_text(instance("blast"))
+    run = Workflow.from_model(Workflow.from_yaml(tmp_path / "blast.json").model, tmp_path).submit(params={"speed": 1e9, "size": 0.001})
+    run.wait(timeout=DEADLINE_S)
+    assert run.state == "completed"
+    wf = Workflow.from_yaml(tmp_path / "blast.json")
+    text = wfformat.dump(wf.model, Path(run.folder))
+    execution = json.loads(text)["workflow"]["execution"]
+    assert len(execution["tasks"]) == 109
+    assert all(task["runtimeInSeconds"] >= 0 and task["memoryInBytes"] > 0 for task in execution["tasks"])
+    sizes = {file["id"]: file["sizeInBytes"] for file in json.loads(instance("blast"))["workflow"]["specification"]["files"]}
+    written = {path.name: path.stat().st_size for path in (tmp_path / "files").iterdir()}
+    assert written == {name: round(size * 0.001) for name, size in sizes.items()}

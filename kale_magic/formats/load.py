@@ -1,0 +1,30 @@
+"""Read a workflow from a file of any format that Kale imports; called by the command line, the magics and the Python API."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kale_magic.formats import native
+
+if TYPE_CHECKING:
+    import os
+
+    from kale_magic.model.workflow import Workflow
+
+
+def load(path: str | os.PathLike[str]) -> Workflow:
+    """Return the workflow in a file: Kale's YAML or WfFormat's JSON, told apart by what is in it.
+
+    Raises
+    ------
+    FormatError
+        It can't be read or is no workflow; the message names file, line and column.
+    """
+    text = native.read_text(path)
+    name = Path(path).name
+    if text.lstrip()[:1] == "{" and '"schemaVersion"' in text:
+        from kale_magic.formats import wfformat_read
+
+        return wfformat_read.load(text, name)
+    return native.load(text, name)
