@@ -192,16 +192,18 @@ def load(arguments: argparse.Namespace, console: Console) -> int:
 
 def check(arguments: argparse.Namespace, console: Console) -> int:
     """Read and resolve a workflow; exit code 1 if it could not be submitted."""
-    from kale_magic.cli.advice import warnings_of
+    from kale_magic.cli.advice import losses_of, warnings_of
     from kale_magic.model import dataflow
 
     workflow: Workflow | None = None
     problem: KaleError | None = None
     advice: list[str] = []
+    lost: dict[str, list[str]] = {}
     try:
         workflow, folder = read_workflow(arguments.file)
         refuse_empty(workflow, arguments.file)
         advice = warnings_of(workflow, dataflow.resolve(workflow), folder)
+        lost = losses_of(workflow)
     except (WorkflowError, StepSyntaxError) as exc:
         problem = exc
     except UsageError as exc:
@@ -212,9 +214,12 @@ def check(arguments: argparse.Namespace, console: Console) -> int:
     steps = list(workflow.steps) if workflow else []
     if console.is_json:
         name = workflow.name if workflow else None
-        console.data({"file": arguments.file, "workflow": name, "steps": steps, "errors": errors, "warnings": advice})
+        found = {"file": arguments.file, "workflow": name, "steps": steps, "errors": errors, "warnings": advice}
+        console.data({**found, "formats": lost})
     for line in advice:
         console.say(f"warning: {line}")
+    for line in (line for lines in lost.values() for line in lines):
+        console.say(f"export: {line}")
     for line in errors:
         console.say(f"error: {line}")
     if not errors:
