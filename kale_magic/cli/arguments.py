@@ -96,6 +96,10 @@ def _add_workflow_commands(commands: Any) -> None:
         help="run these and what depends on them",
     )
     run.add_argument("--to", metavar="B", type=names, action="extend", default=[], help="run what leads up to these")
+    run.add_argument(
+        "--engine", choices=["kale", "snakemake", "cwltool"], default="kale",
+        help="have this workflow software run it all; states, logs and outputs are as for any run",
+    )  # fmt: skip
     run.add_argument("--name", metavar="RUN", help="the run's id")
     run.add_argument("--timeout", metavar="S", type=seconds, help="stop waiting (exit code 4); the run goes on")
     export = _add(

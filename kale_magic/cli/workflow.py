@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,12 +72,28 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
                 raise UsageError(
                     f"{option} names {name!r}, which is no step.", f"There are: {', '.join(workflow.steps)}."
                 )
+    executor = arguments.executor if arguments.engine == "kale" else _engine(workflow, arguments)
     with Client.connect() as client:
         submitted = submit(
             workflow, client=client, folder=folder, name=arguments.name, only=arguments.only, from_=arguments.from_,
-            to=arguments.to, params=dict(arguments.params), executor=arguments.executor,
+            to=arguments.to, params=dict(arguments.params), executor=executor,
         )  # fmt: skip
         return _see_through(client, submitted.name, arguments, console)
+
+
+def _engine(workflow: Workflow, arguments: argparse.Namespace) -> str:
+    """Return the executor that has another engine run the workflow; raises UsageError for what that can't do."""
+    engine: str = arguments.engine
+    if arguments.executor:
+        raise UsageError("--engine and --executor exclude each other.", f"{engine} runs the whole workflow.")
+    if arguments.only or arguments.from_ or arguments.to:
+        raise UsageError(f"{engine} runs the whole workflow.", "Leave out --only, --from and --to.")
+    own = [step.name for step in workflow.steps.values() if step.executor]
+    if own:
+        raise UsageError(f"Step {own[0]} has --executor {workflow.steps[own[0]].executor}, but {engine} runs the whole workflow.")
+    if not shutil.which(engine, path=f"{os.path.dirname(sys.executable)}:{os.environ.get('PATH', os.defpath)}"):
+        raise UsageError(f"{engine} is not installed here.", f"pip install {engine}")
+    return engine
 
 
 def _see_through(client: Client, name: str, arguments: argparse.Namespace, console: Console) -> int:

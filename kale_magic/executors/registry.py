@@ -13,11 +13,12 @@ if TYPE_CHECKING:
 
 DEFAULT = "local"
 _MODULES = {"local": "kale_magic.executors.local"}
+_ENGINES = {"snakemake": "create_snakemake", "cwltool": "create_cwltool"}  # both in kale_magic.executors.engine
 
 
 def names() -> tuple[str, ...]:
     """Return the names of all executors."""
-    return tuple(_MODULES)
+    return (*_MODULES, *_ENGINES)
 
 
 def create(name: str, settings: Settings, clock: Clock) -> Executor:
@@ -29,11 +30,15 @@ def create(name: str, settings: Settings, clock: Clock) -> Executor:
         There is none of that name; the message lists those there are.
     """
     check_name(name)
-    executor: Executor = import_module(_MODULES[name]).create(settings, clock)
+    if name in _ENGINES:
+        make = getattr(import_module("kale_magic.executors.engine"), _ENGINES[name])
+    else:
+        make = import_module(_MODULES[name]).create
+    executor: Executor = make(settings, clock)
     return executor
 
 
 def check_name(name: str) -> None:
     """Raise UnknownExecutorError if there is no executor of that name."""
-    if name not in _MODULES:
-        raise UnknownExecutorError(f"There is no executor {name!r}.", f"There is: {', '.join(_MODULES)}.")
+    if name not in names():
+        raise UnknownExecutorError(f"There is no executor {name!r}.", f"There is: {', '.join(names())}.")

@@ -29,9 +29,12 @@ _PLAIN = re.compile(r"[\w.+,:@^-]+")
 _SUFFIXES = (".json", ".npy", ".pkl")
 
 
-def folder_files(project: Project) -> dict[str, str]:
-    """Return the files of the folder form: ``workflow.cwl``, and in ``steps`` a tool and the code of each step."""
-    writer = _Writer(project, is_folder=True)
+def folder_files(project: Project, *, keeps_stderr: bool = False) -> dict[str, str]:
+    """Return the files of the folder form: ``workflow.cwl``, and in ``steps`` a tool and the code of each step.
+
+    ``keeps_stderr``: each step's stderr goes to a file, and not to the engine's own.
+    """
+    writer = _Writer(project, is_folder=True, keeps_stderr=keeps_stderr)
     files = {MAIN: _text(writer.main()), **runner_files()}
     if project.workflow.common:
         files[COMMON] = project.workflow.common_code()
@@ -62,10 +65,11 @@ def _text(document: dict[str, Any]) -> str:
 
 
 class _Writer:
-    def __init__(self, project: Project, *, is_folder: bool, beside: Path | None = None) -> None:
+    def __init__(self, project: Project, *, is_folder: bool, beside: Path | None = None, keeps_stderr: bool = False) -> None:
         self.project = project
         self.is_folder = is_folder
         self.beside = beside
+        self.keeps_stderr = keeps_stderr
         self.source_ids = {path: f"kale_source.{number}" for number, path in enumerate(project.copies())}
 
     def main(self) -> dict[str, Any]:
@@ -155,6 +159,7 @@ class _Writer:
             "inputs": self.tool_inputs(step),
             "outputs": {**outputs, "kale_log": "stdout"},
             "stdout": f"{step.name}.stdout.log",
+            **({"stderr": f"{step.name}.stderr.log"} if self.keeps_stderr else {}),
         }
 
     def tool_inputs(self, step: Step) -> dict[str, Any]:

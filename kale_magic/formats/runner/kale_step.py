@@ -10,10 +10,12 @@ from __future__ import annotations
 import argparse
 import ast
 import glob
+import io
 import itertools
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -81,7 +83,7 @@ def main() -> int:
         data = json.loads(arguments.step.read_text(encoding="utf-8"))
         step = from_cwl(data) if "kale_told" in data else from_file(data, arguments.step.resolve(), arguments.point)
         enter_setup(step)
-        return run(step)
+        return followed(step)
     except (StepError, values.ValueFileError, OSError) as exc:
         print(f"kale: {exc}", file=sys.stderr)
         return 1
@@ -189,6 +191,22 @@ def enter_setup(step: Step) -> None:
         os.execvp("bash", ["bash", "-lc" if step.data.get("modules") else "-c", script, "bash", *map(str, again)])  # noqa: S606
 
 
+def followed(step: Step) -> int:
+    """Run the step; tell who started the engine, if it gave a file of Python that wants to know."""
+    hook = os.environ.get("KALE_HOOK")
+    if hook is None:
+        return finish(step, run(step))
+    tell = runpy.run_path(hook)["tell"]
+    tell(step, "running")
+    try:
+        code = run(step)
+    except BaseException as exc:
+        tell(step, "ended", f"{type(exc).__name__}: {exc}", exc.code if isinstance(exc, SystemExit) and isinstance(exc.code, int) else 1)
+        raise
+    tell(step, "ended", f"it ended with exit code {code}" if code else "", code)
+    return finish(step, code)
+
+
 def run(step: Step) -> int:
     """Run the step and save what it makes; return the exit code."""
     for name, text in step.data.get("env", {}).items():
@@ -208,8 +226,13 @@ def run(step: Step) -> int:
     code = kinds.get(step.data.get("kind", "python"), run_shell)(step)
     if code == 0:
         keep_files(step)
-        for path in list(step.outputs.iterdir()) if step.is_alone else ():  # values of many steps end in one folder
-            path.rename(path.with_name(f"{step.name}.{path.stem}{point_words(step)}{path.suffix}"))
+    return code
+
+
+def finish(step: Step, code: int) -> int:
+    """Name the values after the step where those of many steps end in one folder; return the exit code."""
+    for path in list(step.outputs.iterdir()) if step.is_alone and code == 0 else ():
+        path.rename(path.with_name(f"{step.name}.{path.stem}{point_words(step)}{path.suffix}"))
     return code
 
 
@@ -222,6 +245,8 @@ def clear(folder: Path) -> None:
 
 def run_python(step: Step) -> int:
     """Run a Python step as ``__main__``."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # logs are read while the step runs
     sys.argv[:] = [str(step.code)]
     sys.path[0] = os.getcwd()
     module = types.ModuleType("__main__")
