@@ -100,6 +100,7 @@ def _add_workflow_commands(commands: Any) -> None:
         "--engine", choices=["kale", "snakemake", "cwltool"], default="kale",
         help="have this workflow software run it all; states, logs and outputs are as for any run",
     )  # fmt: skip
+    run.add_argument("--job", metavar="JOB", help="of a CWL workflow: the values of its inputs, as YAML or JSON")
     run.add_argument("--name", metavar="RUN", help="the run's id")
     run.add_argument("--timeout", metavar="S", type=seconds, help="stop waiting (exit code 4); the run goes on")
     export = _add(
@@ -119,6 +120,7 @@ def _add_workflow_commands(commands: Any) -> None:
     load = _add(commands, "import", "workflow:load", "make a notebook of a workflow file")
     load.add_argument("file", metavar="FILE")
     load.add_argument("-o", "--output", metavar="NOTEBOOK", required=True, help="the notebook to write")
+    load.add_argument("--job", metavar="JOB", help="of a CWL workflow: the values of its inputs, as YAML or JSON")
     load.add_argument("--force", action="store_true", help="overwrite the notebook if there is one")
     check = _add(
         commands, "check", "workflow:check", "read a workflow and say what is wrong with it", json=True,

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 _SHOWN_NOTEBOOKS = 20
 
 
-def read_workflow(name: str) -> tuple[Workflow, Path]:
-    """Return the workflow in a notebook or YAML file, and the folder in which its steps run.
+def read_workflow(name: str, job: str | None = None) -> tuple[Workflow, Path]:
+    """Return the workflow in a notebook or workflow file, and the folder in which its steps run.
+
+    ``job`` is a file with values of a CWL workflow's inputs.
 
     Raises
     ------
@@ -43,7 +45,7 @@ def read_workflow(name: str) -> tuple[Workflow, Path]:
     else:
         from kale_magic.formats.load import load as load_file
 
-        workflow = load_file(path)
+        workflow = load_file(path, job)
     return workflow, (path.resolve().parent / (workflow.directory or ".")).resolve()
 
 
@@ -60,7 +62,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     from kale_magic.model import dataflow
 
     try:
-        workflow, folder = read_workflow(arguments.file)
+        workflow, folder = read_workflow(arguments.file, arguments.job)
         refuse_empty(workflow, arguments.file)
         dataflow.resolve(workflow, wanted=dataflow.wanted_by(arguments.only, arguments.from_, arguments.to))
     except (WorkflowError, StepSyntaxError) as exc:  # the workflow's own fault, also where a step is unknown in it
@@ -202,7 +204,7 @@ def load(arguments: argparse.Namespace, console: Console) -> int:
     target = Path(arguments.output)
     if target.exists() and not arguments.force:
         raise UsageError(f"{target} exists.", "Give another name, or --force to overwrite it.")
-    workflow, _ = read_workflow(arguments.file)
+    workflow, _ = read_workflow(arguments.file, arguments.job)
     write_whole(target, json.dumps(to_notebook(workflow), indent=1, ensure_ascii=False) + "\n")
     console.note(f"kale: {target}: workflow {workflow.name}")
     return Exit.OK
