@@ -56,22 +56,20 @@ class Workflow:
 
     @classmethod
     def from_yaml(cls, file: str | Path) -> Workflow:
-        """Read a workflow from a YAML file.
+        """Read a workflow from a file: Kale's YAML, or another format that Kale imports.
 
         Raises
         ------
         FormatError
             It is no workflow; the message names line and column.
         UsageError
-            The file can't be read.
+            There is no such file.
         """
-        from kale_magic.formats import native
+        from kale_magic.formats.load import load
 
-        try:
-            text = Path(file).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as exc:
-            raise UsageError(f"{file} can't be read: {getattr(exc, 'strerror', None) or exc}.") from exc
-        return cls.from_model(native.load(text, source=str(file)))
+        if not Path(file).is_file():
+            raise UsageError(f"{file} can't be read: it is no file.")
+        return cls.from_model(load(file))
 
     @property
     def model(self) -> WorkflowModel:
@@ -196,16 +194,32 @@ class Workflow:
             no_cache=not cache,
         )
 
-    def to_yaml(self, file: str | Path, format: str = "kale") -> None:  # noqa: A002 - the interface's word
-        """Write the workflow as a YAML file; raises UsageError for another format, or if it can't be written."""
-        if format != "kale":
-            raise UsageError(f"There is no format {format!r}.", "There is: kale.")
-        from kale_magic.formats import native
+    def to_yaml(self, file: str | Path, format: str = "kale") -> list[str]:  # noqa: A002 - the interface's word
+        """Write the workflow to a file, or to a folder where the format takes several files.
 
-        try:
-            Path(file).write_text(native.dump(self._model), encoding="utf-8")
-        except OSError as exc:
-            raise UsageError(f"{file} can't be written: {exc.strerror or exc}.") from exc
+        Parameters
+        ----------
+        file : path
+            The file or folder; relative paths begin in the current folder.
+        format : str
+            ``kale``, ``cwl`` (one file if it ends in ``.cwl``, else a folder), ``snakemake``, ``fireworks`` (folders)
+            or ``wfformat``.
+
+        Returns
+        -------
+        list of str
+            What the format can't hold, a sentence each.
+
+        Raises
+        ------
+        UsageError
+            There is no such format, or the file can't be written.
+        WorkflowError
+            The steps don't fit together; ``kale`` takes them all the same.
+        """
+        from kale_magic.formats.export import export
+
+        return export(self._model, file, format, self._folder / (self._model.directory or "."))
 
     def _declare(self, name: str, source: str, options: dict[str, Any]) -> Step:
         step = make_step(name, source, options, self._common_names())

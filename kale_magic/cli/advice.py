@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _PATH = re.compile(r"(?:~|/)[\w.+-]*(?:/[\w.+-]+)+")
 _EVERYWHERE = ("/dev/", "/proc/", "/sys/", "/tmp/", "/etc/", "/usr/", "/bin/", "/var/tmp/")  # noqa: S108 - not made here
+_PINNED = re.compile(r"[0-9]\.[0-9]|conda|env|-py[0-9]")
 _HERE = frozenset({None, "local"})
 
 
@@ -33,10 +34,38 @@ def warnings_of(workflow: Workflow, plan: Plan, folder: Path) -> list[str]:
             found.append(f"step {step.name}: no step uses its output{'s' if len(idle) > 1 else ''} {', '.join(idle)}")
         paths = _paths(step.code, is_python=step.kind is StepKind.PYTHON)
         found += [f"step {step.name} names {path!r}, which may not exist where it runs" for path in paths]
-        if (executor := step.executor or workflow.executor) not in _HERE and step.resources.walltime_s is None:
-            found.append(f"step {step.name} has no --walltime: {executor} gives it the queue's default")
+        if (executor := step.executor or workflow.executor) not in _HERE:
+            found += _unasked(step, str(executor))
+        if step.kernel and not _PINNED.search(step.kernel):
+            found.append(f"step {step.name}: the kernel {step.kernel} says no version, so it is what each machine has by that name")
+        found += _chances(step, workflow.common_code())
         found += _missing_files(step, made, folder)
     return found
+
+
+def losses_of(workflow: Workflow) -> dict[str, list[str]]:
+    """Return what each format but Kale's own would lose of a workflow."""
+    from kale_magic.formats import cwl, fireworks, snakemake
+    from kale_magic.formats.losses import losses
+
+    held = {"cwl": cwl.HOLDS, "snakemake": snakemake.HOLDS, "fireworks": fireworks.HOLDS}
+    found = {name: losses(workflow, holds, name) for name, holds in held.items()}
+    return {name: lost for name, lost in found.items() if lost}
+
+
+def _unasked(step: Step, executor: str) -> Iterator[str]:
+    asked = step.resources
+    if asked.walltime_s is None:
+        yield f"step {step.name} has no --walltime: {executor} gives it the queue's default"
+    if asked.memory_bytes is None and not (asked.cpus or asked.ntasks or asked.nodes or asked.gpus) and step.kind is not StepKind.SCRIPT:
+        yield f"step {step.name} asks for no cores and no memory: {executor} gives it the queue's default"
+
+
+def _chances(step: Step, common: str) -> list[str]:
+    from kale_magic.cli.chance import chances, shell_chances
+
+    found = chances(step.code, common) if step.kind is StepKind.PYTHON else shell_chances(step.code)
+    return [f"step {step.name} may differ from run to run: {word}" for word in found]
 
 
 def _missing_files(step: Step, made: list[str], folder: Path) -> list[str]:

@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from kale_magic.cli.exits import Exit
+from kale_magic.model.formats import FORMATS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -97,6 +98,11 @@ def _add_workflow_commands(commands: Any) -> None:
     run.add_argument("--to", metavar="B", type=names, action="extend", default=[], help="run what leads up to these")
     run.add_argument("--no-cache", action="store_true", help="run also what an earlier run computed the same")
     run.add_argument("--dry-run", action="store_true", help="say what would run and why, and what is cached; nothing runs")
+    run.add_argument(
+        "--engine", choices=["kale", "snakemake", "cwltool"], default="kale",
+        help="have this workflow software run it all; states, logs and outputs are as for any run",
+    )  # fmt: skip
+    run.add_argument("--job", metavar="JOB", help="of a CWL workflow: the values of its inputs, as YAML or JSON")
     run.add_argument("--name", metavar="RUN", help="the run's id")
     run.add_argument(
         "--gates",
@@ -108,15 +114,20 @@ def _add_workflow_commands(commands: Any) -> None:
         commands,
         "export",
         "workflow:export",
-        "write the workflow of a notebook as YAML",
+        "write the workflow of a notebook as YAML, or in the format of another engine",
         more="Runs nothing of the notebook.",
     )
     export.add_argument("file", metavar="NOTEBOOK|YAML")
     export.add_argument("-o", "--output", metavar="FILE", required=True, help="- is stdout")
-    export.add_argument("--format", choices=["kale"], default="kale", help="kale (the default)")
+    export.add_argument(
+        "--format", choices=FORMATS, default="kale",
+        help="kale (the default), or what another engine runs; one that takes several files makes a folder",
+    )  # fmt: skip
+    export.add_argument("--run", metavar="RUN", help="the workflow as this run has it; wfformat takes its times along")
     load = _add(commands, "import", "workflow:load", "make a notebook of a workflow file")
     load.add_argument("file", metavar="FILE")
     load.add_argument("-o", "--output", metavar="NOTEBOOK", required=True, help="the notebook to write")
+    load.add_argument("--job", metavar="JOB", help="of a CWL workflow: the values of its inputs, as YAML or JSON")
     load.add_argument("--force", action="store_true", help="overwrite the notebook if there is one")
     check = _add(
         commands, "check", "workflow:check", "read a workflow and say what is wrong with it", json=True,

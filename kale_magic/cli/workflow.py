@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +23,10 @@ _CANCELLED_S = 30.0
 _SHOWN_NOTEBOOKS = 20
 
 
-def read_workflow(name: str) -> tuple[Workflow, Path]:
-    """Return the workflow in a notebook or YAML file, and the folder in which its steps run.
+def read_workflow(name: str, job: str | None = None) -> tuple[Workflow, Path]:
+    """Return the workflow in a notebook or workflow file, and the folder in which its steps run.
+
+    ``job`` is a file with values of a CWL workflow's inputs.
 
     Raises
     ------
@@ -42,9 +44,9 @@ def read_workflow(name: str) -> tuple[Workflow, Path]:
 
         workflow = read_notebook(path)
     else:
-        from kale_magic.formats.native import read
+        from kale_magic.formats.load import load as load_file
 
-        workflow = read(path)
+        workflow = load_file(path, job)
     return workflow, (path.resolve().parent / (workflow.directory or ".")).resolve()
 
 
@@ -61,7 +63,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     from kale_magic.model import dataflow
 
     try:
-        workflow, folder = read_workflow(arguments.file)
+        workflow, folder = read_workflow(arguments.file, arguments.job)
         refuse_empty(workflow, arguments.file)
         dataflow.resolve(workflow, wanted=dataflow.wanted_by(arguments.only, arguments.from_, arguments.to))
     except (WorkflowError, StepSyntaxError) as exc:  # the workflow's own fault, also where a step is unknown in it
@@ -73,12 +75,13 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
                 raise UsageError(
                     f"{option} names {name!r}, which is no step.", f"There are: {', '.join(workflow.steps)}."
                 )
+    executor = arguments.executor if arguments.engine == "kale" else _engine(workflow, arguments)
     with Client.connect() as client:
         if arguments.dry_run:
             return _tell_what_would_run(client, workflow, folder, arguments, console)
         submitted = submit(
             workflow, client=client, folder=folder, name=arguments.name, only=arguments.only, from_=arguments.from_,
-            to=arguments.to, params=dict(arguments.params), executor=arguments.executor, no_cache=arguments.no_cache,
+            to=arguments.to, params=dict(arguments.params), executor=executor, no_cache=arguments.no_cache,
         )  # fmt: skip
         return _see_through(client, submitted.name, arguments, console)
 
@@ -102,6 +105,21 @@ def _tell_what_would_run(
     for name, found in steps.items():
         console.say(f"{name}: {found['state']} ({found['why']})")
     return Exit.OK
+
+
+def _engine(workflow: Workflow, arguments: argparse.Namespace) -> str:
+    """Return the executor that has another engine run the workflow; raises UsageError for what that can't do."""
+    engine: str = arguments.engine
+    if arguments.executor:
+        raise UsageError("--engine and --executor exclude each other.", f"{engine} runs the whole workflow.")
+    if arguments.only or arguments.from_ or arguments.to:
+        raise UsageError(f"{engine} runs the whole workflow.", "Leave out --only, --from and --to.")
+    own = [step.name for step in workflow.steps.values() if step.executor]
+    if own:
+        raise UsageError(f"Step {own[0]} has --executor {workflow.steps[own[0]].executor}, but {engine} runs the whole workflow.")
+    if not shutil.which(engine, path=f"{os.path.dirname(sys.executable)}:{os.environ.get('PATH', os.defpath)}"):
+        raise UsageError(f"{engine} is not installed here.", f"pip install {engine}")
+    return engine
 
 
 def _see_through(client: Client, name: str, arguments: argparse.Namespace, console: Console) -> int:
@@ -178,19 +196,35 @@ def _interrupted(client: Client, name: str, console: Console) -> int:
 
 
 def export(arguments: argparse.Namespace, console: Console) -> int:
-    """Write a notebook's workflow as YAML."""
+    """Write a workflow in another form; what the form can't hold is said on stderr."""
+    from kale_magic.formats.export import export as write_format
     from kale_magic.formats.native import dump
 
-    workflow, _ = read_workflow(arguments.file)
+    workflow, folder = read_workflow(arguments.file)
     refuse_empty(workflow, arguments.file)
-    text = dump(workflow)
+    run_folder = None
+    if arguments.run is not None:
+        workflow, run_folder = _of_run(arguments.run)
     if arguments.output == "-":
-        write(sys.stdout, text)
-    else:
-        write_whole(Path(arguments.output), text)
-        count = len(workflow.steps)
-        console.note(f"kale: {arguments.output}: workflow {workflow.name}, {count} step{'' if count == 1 else 's'}")
+        if arguments.format != "kale":
+            raise UsageError(f"{arguments.format} can't go to stdout.", "Name a file or folder: -o FILE.")
+        write(sys.stdout, dump(workflow))
+        return Exit.OK
+    for warning in write_format(workflow, arguments.output, arguments.format, folder, run_folder):
+        console.note(f"kale: warning: {warning}")
+    count = len(workflow.steps)
+    console.note(f"kale: {arguments.output}: workflow {workflow.name}, {count} step{'' if count == 1 else 's'}")
     return Exit.OK
+
+
+def _of_run(name: str) -> tuple[Workflow, Path]:
+    """Return the workflow as a run has it, and that run's folder."""
+    from kale_magic.client import Client
+    from kale_magic.formats.native import read
+
+    with Client.connect() as client:
+        folder = Path(client.status(name)["folder"])
+    return read(folder / "workflow.yaml"), folder
 
 
 def load(arguments: argparse.Namespace, console: Console) -> int:
@@ -198,11 +232,12 @@ def load(arguments: argparse.Namespace, console: Console) -> int:
     import json
 
     from kale_magic.formats import to_notebook
+    from kale_magic.formats.files import write_whole
 
     target = Path(arguments.output)
     if target.exists() and not arguments.force:
         raise UsageError(f"{target} exists.", "Give another name, or --force to overwrite it.")
-    workflow, _ = read_workflow(arguments.file)
+    workflow, _ = read_workflow(arguments.file, arguments.job)
     write_whole(target, json.dumps(to_notebook(workflow), indent=1, ensure_ascii=False) + "\n")
     console.note(f"kale: {target}: workflow {workflow.name}")
     return Exit.OK
@@ -210,16 +245,18 @@ def load(arguments: argparse.Namespace, console: Console) -> int:
 
 def check(arguments: argparse.Namespace, console: Console) -> int:
     """Read and resolve a workflow; exit code 1 if it could not be submitted."""
-    from kale_magic.cli.advice import warnings_of
+    from kale_magic.cli.advice import losses_of, warnings_of
     from kale_magic.model import dataflow
 
     workflow: Workflow | None = None
     problem: KaleError | None = None
     advice: list[str] = []
+    lost: dict[str, list[str]] = {}
     try:
         workflow, folder = read_workflow(arguments.file)
         refuse_empty(workflow, arguments.file)
         advice = warnings_of(workflow, dataflow.resolve(workflow), folder)
+        lost = losses_of(workflow)
     except (WorkflowError, StepSyntaxError) as exc:
         problem = exc
     except UsageError as exc:
@@ -230,9 +267,12 @@ def check(arguments: argparse.Namespace, console: Console) -> int:
     steps = list(workflow.steps) if workflow else []
     if console.is_json:
         name = workflow.name if workflow else None
-        console.data({"file": arguments.file, "workflow": name, "steps": steps, "errors": errors, "warnings": advice})
+        found = {"file": arguments.file, "workflow": name, "steps": steps, "errors": errors, "warnings": advice}
+        console.data({**found, "formats": lost})
     for line in advice:
         console.say(f"warning: {line}")
+    for line in (line for lines in lost.values() for line in lines):
+        console.say(f"export: {line}")
     for line in errors:
         console.say(f"error: {line}")
     if not errors:
@@ -241,23 +281,3 @@ def check(arguments: argparse.Namespace, console: Console) -> int:
             f"{arguments.file}: {count}, no errors, {len(advice) or 'no'} warning{'' if len(advice) == 1 else 's'}"
         )
     return Exit.FAILED if problem else Exit.OK
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all; raises UsageError if it can't be written."""
-    try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as stream:
-                stream.write(text)
-                stream.flush()
-                os.fsync(stream.fileno())
-            mask = os.umask(0)
-            os.umask(mask)
-            os.chmod(name, 0o666 & ~mask)
-            os.replace(name, path)
-        except BaseException:
-            os.unlink(name)
-            raise
-    except OSError as exc:
-        raise UsageError(f"{path} can't be written: {exc.strerror or exc}.") from exc

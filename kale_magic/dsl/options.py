@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from kale_magic.model.formats import FORMATS
+
 if TYPE_CHECKING:
     from types import SimpleNamespace
 
@@ -286,9 +288,9 @@ SPECS: dict[str, Spec] = {
     "resources": Spec("Show the processors, memory and disk that a step uses.", (_STEP,)),
     "export": Spec(
         "Write the workflow to a file.",
-        (Positional("FILE", "the file to write"),),
+        (Positional("FILE", "the file to write, or the folder"),),
         (
-            Option("format", Kind.CHOICE, "the file's format", "F", ("kale",)),
+            Option("format", Kind.CHOICE, "the file's format", "F", FORMATS),
             Option("run", Kind.TEXT, "the workflow as that run has it", "RUN"),
         ),
     ),

@@ -71,17 +71,21 @@ def load(text: str, source: str = "the file") -> Workflow:
 
 def read(path: str | os.PathLike[str]) -> Workflow:
     """Return the workflow of a YAML file; raises FormatError as :func:`load`, and if the file can't be read."""
+    return load(read_text(path), os.path.basename(path))
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """Return a workflow file's text; raises FormatError if it can't be read, is too large, or is no text in UTF-8."""
     name = os.path.basename(path)
     try:
         if os.path.getsize(path) > MAX_CHARS:
             raise FormatError(f"{name} is larger than {MAX_CHARS >> 20} MB.")
         with open(path, encoding="utf-8", newline="") as file:
-            text = file.read()
+            return file.read()
     except OSError as exc:
         raise FormatError(f"{os.fspath(path)} can't be read: {exc.strerror or exc}.") from exc
     except UnicodeDecodeError as exc:
         raise FormatError(f"{name} is no text in UTF-8: byte {exc.start} is {exc.object[exc.start]:#x}.") from exc
-    return load(text, name)
 
 
 @cache

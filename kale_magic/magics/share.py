@@ -17,15 +17,20 @@ if TYPE_CHECKING:
 def export(session: KaleMagics, request: Request) -> None:
     """Write the workflow, or a run's, to a file."""
     args = request.args
+    from kale_magic.formats.export import export as write_format  # what few sessions need is loaded by those
+
     file = Path(args.file).expanduser()
+    run_folder = None
     if args.run is not None:
         status = session.client.status(find_run(session.client, args.run, session.scope))
-        workflow = Workflow.from_yaml(Path(status["folder"]) / "workflow.yaml")
+        run_folder = Path(status["folder"])
+        workflow = Workflow.from_yaml(run_folder / "workflow.yaml")
     else:
         workflow = Workflow.from_model(session.declarations.workflow)
     if not workflow.model.steps:
         raise UsageError(f"Workflow {workflow.name} has no steps to export.", "Declare one with %%kale_step NAME.")
-    workflow.to_yaml(file, args.format or "kale")
+    for warning in write_format(workflow.model, file, args.format or "kale", session.folder, run_folder):
+        print(f"warning: {warning}")
     print(f"workflow {workflow.name} ({_count(workflow)}) written to {file}")
 
 

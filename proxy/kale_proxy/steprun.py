@@ -97,7 +97,7 @@ class StepRun:
     async def _body(self) -> JobResult:
         try:
             self.namespace.update(self.spec.parameters())
-            self.namespace.update(load_inputs(self.spec))
+            has_inputs = self._take_inputs(is_last=not self.spec.common.strip())
             require_files(self.spec)
         except values.ValueFileError as exc:
             return self._failed(f"step `{self.spec.step}` could not get its inputs: {exc}")
@@ -107,6 +107,10 @@ class StepRun:
             if failure is not None:
                 return failure
             self.common_names = set(self.namespace) - before
+        try:
+            has_inputs = has_inputs or self._take_inputs(is_last=True)
+        except values.ValueFileError as exc:
+            return self._failed(f"step `{self.spec.step}` could not get its inputs: {exc}")
         if self.spec.is_gate:
             self.app.drain()
             decided = await self.gate.wait()
@@ -127,6 +131,16 @@ class StepRun:
         answer = self.gate.ask(prompt, is_password=is_password)
         print(prompt if is_password else f"{prompt}{answer}")
         return answer
+
+    def _take_inputs(self, *, is_last: bool) -> bool:
+        """Load the inputs; False if one can't be loaded yet, as an object whose class the common code defines."""
+        try:
+            self.namespace.update(load_inputs(self.spec))
+        except values.ValueFileError:
+            if is_last:
+                raise
+            return False
+        return True
 
     async def _execute(self, name: str, code: str, where: str) -> JobResult | None:
         """Run one cell on the main shell as a request of ours; return the failure, None when it went well."""

@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 import cuts as tunnel_cuts
+import formats
 import own
 import peers as others
 import slurm as batch
@@ -38,6 +39,7 @@ PARTS = {
     "tunnel": proxy.tunnel,
     "cuts": tunnel_cuts.cuts,
     "slurm": batch.slurm,
+    "formats": formats.formats,
 }
 
 

@@ -178,6 +178,16 @@ def test_missing_output_and_unsaveable_output_name_the_value(shared):
     assert shared.run("p = Point()", common="class Point: pass\n", outputs=("p",))[1]["state"] == "completed"
 
 
+def test_an_object_whose_class_is_in_the_common_code_goes_from_step_to_step(shared):
+    common = "class Point: pass\n"
+    first, _ = shared.run("p = Point()\np.x = 3", common=common, outputs=("p",))
+    taken = InputSpec(name="p", producer="first", output="p", folders=(f"{first.folder}/outputs",))
+    spec, result = shared.run("print(p.x, type(p) is Point)", common=common, inputs=(taken,))
+    assert result["state"] == "completed", result
+    assert printed(spec) == "3 True\n"
+    assert "could not get its inputs: `p`" in shared.run("print(p.x)", common="import os\n", inputs=(taken,))[1]["reason"]
+
+
 def test_missing_input_and_file_name_themselves(shared):
     gone = InputSpec(name="v", producer="up", output="v", folders=(str(shared.work / "nowhere"),))
     assert "could not get its inputs: there is no value `v`" in shared.run("v", inputs=(gone,))[1]["reason"]

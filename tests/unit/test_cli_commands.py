@@ -11,6 +11,7 @@ import pytest
 
 from kale_magic import errors
 from kale_magic.cli import arguments, gc, look, shapes
+from kale_magic.cli.chance import chances, shell_chances
 from kale_magic.cli.console import Console, write
 from kale_magic.cli.exits import Exit, code_of, sentence
 from kale_magic.cli.follow import Progress, follow_run
@@ -68,7 +69,7 @@ def with_runs(client, *runs):
      ["run"], ["run", "x.ipynb", "--params", "n"], ["run", "x.ipynb", "--only", "a,,b"], ["export", "x.ipynb"], ["attach", "a"],
      ["attach", "a", "--console", "--exec", "1"], ["kernels"], ["kernels", "install"], ["kernels", "install", "a", "--write", "--main"],
      ["kernels", "list", "--prefix", "p", "--sys-prefix"],
-     ["manager"], ["manager", "kill"], ["gc", "--older-than", "soon"], ["logs", "a", "--stderr", "--script"], ["export", "x", "-o", "y", "--format", "cwl"]],
+     ["manager"], ["manager", "kill"], ["gc", "--older-than", "soon"], ["logs", "a", "--stderr", "--script"], ["export", "x", "-o", "y", "--format", "doc"]],
 )  # fmt: skip
 def test_wrong_words_are_exit_code_2_and_one_sentence_on_stderr(words, capsys):
     assert main(words) == 2
@@ -550,7 +551,59 @@ def test_check_warns_of_what_a_person_would_rather_know(tmp_path, monkeypatch, c
         assert part in said
     for part in ("/tmp/y", "a/b'", "step a has no --walltime"):
         assert part not in said
-    assert len(found["warnings"]) == 7  # b's result is used by nobody, and b has a child
+    assert len([line for line in found["warnings"] if "no cores and no memory" not in line]) == 7  # b's result is used by nobody, and b has a child
+
+
+def test_check_warns_of_kernels_without_version_and_steps_without_resources(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    notebook(
+        tmp_path / "w.ipynb",
+        "%kale_workflow w --executor slurm",
+        "%%kale_step a --kernel ir --walltime 10 --cpus 2\n1",
+        "%%kale_step b --kernel julia-1.10 --walltime 10\n1",
+    )
+    assert main(["check", "w.ipynb", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["warnings"] == [
+        "step a: the kernel ir says no version, so it is what each machine has by that name",
+        "step b asks for no cores and no memory: slurm gives it the queue's default",
+    ]
+
+
+def test_check_says_which_formats_would_lose_what(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    notebook(tmp_path / "w.ipynb", "%kale_workflow w", "%%kale_step a --tags x --retries 2\nprint(1)")
+    assert main(["check", "w.ipynb"]) == 0
+    said = capsys.readouterr().out
+    assert "export: cwl can't hold --tags (step a): left out" in said
+    assert "export: fireworks can't hold --retries (step a): left out" in said
+    assert "snakemake can't hold --retries" not in said
+    assert "no warnings" in said
+
+
+@pytest.mark.parametrize(
+    ("code", "common", "said"),
+    [
+        ("import random\nx = random.random()", "", ["`random.random` without a seed"]),
+        ("import random\nrandom.seed(1)\nx = random.random()", "", []),
+        ("x = np.random.normal(size=3)", "import numpy as np\nnp.random.seed(3)", []),
+        ("x = np.random.normal(size=3)", "import numpy as np", ["`np.random.normal` without a seed"]),
+        ("rng = np.random.default_rng()", "", ["`np.random.default_rng()` without a seed"]),
+        ("rng = np.random.default_rng(3)\nx = rng.normal()", "", []),
+        ("import time\nstart = time.time()\nf()\nprint(time.time() - start)", "", []),
+        ("import time\nx = time.time()", "", ["the clock (`time.time`)"]),
+        ("import uuid\nx = str(uuid.uuid4())", "", ["`uuid.uuid4`"]),
+        ("import os\nx = os.listdir()\ny = sorted(os.listdir('a'))", "", ["the order of `os.listdir`, which is not sorted"]),
+        ("!date\nx = 1", "", []),
+        ("x = rng.random()\nobj.random.choice()", "", []),
+    ],
+)
+def test_chance_in_python_that_can_be_seen(code, common, said):
+    assert chances(code, common) == said
+
+
+def test_chance_in_shell_that_can_be_seen():
+    assert shell_chances("x=$RANDOM; y=$(date +%s); shuf a") == ["`RANDOM`", "`date`", "`shuf`"]
+    assert shell_chances("echo update $(dated)") == []
 
 
 @pytest.mark.parametrize(

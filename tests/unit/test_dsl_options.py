@@ -147,7 +147,7 @@ def test_other_magics():
 @pytest.mark.parametrize(
     ("magic", "line", "words"),
     [
-        ("export", "f --format cwl", "--format cwl is not known. There is: kale"),
+        ("export", "f --format doc", "--format doc is not known. There is: kale, cwl, snakemake, fireworks, wfformat"),
         ("wait", "--timeout soon", "not a number of seconds"),
         ("wait", "--timeout -1", "needs a value"),
         ("wait", "--timeout nan", "not a number"),

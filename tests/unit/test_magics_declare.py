@@ -135,7 +135,7 @@ def test_tab_offers_commands_options_steps_and_runs(notebook: Notebook, monkeypa
     assert _tab(notebook, "%kale_pull relax a") == ["atoms"]
     assert _tab(notebook, "%kale_status eos") == ["eos-1", "eos-2"]
     assert _tab(notebook, "%%kale_attach r") == ["relax"]
-    assert _tab(notebook, "%kale_export f --format ") == ["kale"]
+    assert _tab(notebook, "%kale_export f --format sn") == ["snakemake"]
 
 
 def test_tab_outside_kale_is_ipython_s_own(notebook: Notebook) -> None:

@@ -1,0 +1,79 @@
+"""What of a workflow another format can't hold, one sentence for each thing; called by the exporters and ``check``."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from kale_magic.model.step import Step, StepKind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from kale_magic.model.workflow import Workflow
+
+_SHOWN = 6
+_NEEDS_KALE = re.compile(r"^\s*(?:from|import)\s+kale_magic\b", re.MULTILINE)
+
+# What a step can ask for beyond code, edges and values. The key is what an exporter says it holds.
+_FEATURES: dict[str, tuple[str, Callable[[Step], object]]] = {
+    "nodes": ("--nodes", lambda step: (step.resources.nodes or 1) > 1),
+    "ntasks": ("--ntasks, as MPI ranks", lambda step: (step.resources.ntasks or 1) > 1),
+    "cpus": ("--cpus", lambda step: step.resources.cpus),
+    "gpus": ("--gpus", lambda step: step.resources.gpus),
+    "memory": ("--memory", lambda step: step.resources.memory_bytes),
+    "walltime": ("--walltime", lambda step: step.resources.walltime_s),
+    "queue": ("--queue", lambda step: step.resources.queue),
+    "account": ("--account", lambda step: step.resources.account),
+    "qos": ("--qos", lambda step: step.resources.qos),
+    "constraint": ("--constraint", lambda step: step.resources.constraint),
+    "reservation": ("--reservation", lambda step: step.resources.reservation),
+    "native": ("--native", lambda step: step.resources.native),
+    "container": ("--container", lambda step: step.resources.container),
+    "retries": ("--retries", lambda step: step.retries),
+    "executor": ("--executor", lambda step: step.executor),
+    "tags": ("--tags", lambda step: step.tags),
+    "idle": ("the kernel that stays open", lambda step: step.idle_s is not None),
+    "script": ("the #SBATCH and #PBS lines", lambda step: step.kind is StepKind.SCRIPT),
+}
+
+
+def losses(workflow: Workflow, holds: Collection[str], title: str) -> list[str]:
+    """Return what a format leaves out of a workflow.
+
+    Parameters
+    ----------
+    workflow : Workflow
+        As declared.
+    holds : collection of str
+        Keys of what the format can say: resources by their name, ``retries``, ``tags``, ``markdown`` and so on.
+    title : str
+        The format's name for people.
+    """
+    found = []
+    for key, (what, asks) in _FEATURES.items():
+        if key not in holds and (steps := [step.name for step in workflow.steps.values() if asks(step)]):
+            found.append(f"{title} can't hold {what} ({_listed(steps)}): left out")
+    if "markdown" not in holds and workflow.markdown:
+        found.append(f"{title} can't hold Markdown ({_listed([name or 'workflow' for name in workflow.markdown])}): left out")
+    if workflow.executor and workflow.executor != "local" and "executor" not in holds:
+        found.append(f"{title} can't hold the executor {workflow.executor}: choose it where it is run")
+    return found
+
+
+def needs(workflow: Workflow) -> list[str]:
+    """Return what must be installed where an exported project runs, beyond Python and what the code imports openly."""
+    found = []
+    for step in workflow.steps.values():
+        if step.kind is StepKind.PYTHON and _NEEDS_KALE.search(step.code):
+            found.append(f"step {step.name} imports kale_magic: pip install kale-magic where it runs")
+        if step.kind is StepKind.KERNEL:
+            found.append(f"step {step.name} runs in the kernel {step.kernel}: it and nbclient must be installed where it runs")
+    if _NEEDS_KALE.search(workflow.common_code()):
+        found.append("the common code imports kale_magic: pip install kale-magic where it runs")
+    return found
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(names[:_SHOWN])
+    return f"{'step' if len(names) == 1 else 'steps'} {shown}{f' and {len(names) - _SHOWN} more' if len(names) > _SHOWN else ''}"
