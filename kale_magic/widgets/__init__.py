@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from kale_magic.widgets.dashboard import Dashboard
+    from kale_magic.widgets.logs import Logs
     from kale_magic.widgets.parts import Dag, Step
+    from kale_magic.widgets.queue import Queue
 
-__all__ = ["Dag", "Dashboard", "Step"]
-_PLACES = {"Dashboard": "dashboard", "Dag": "parts", "Step": "parts"}
+__all__ = ["Dag", "Dashboard", "Logs", "Queue", "Step"]
+_PLACES = {"Dashboard": "dashboard", "Dag": "parts", "Step": "parts", "Logs": "logs", "Queue": "queue"}
 
 
 def __getattr__(name: str) -> object:

@@ -178,6 +178,11 @@ class Desk:
         self._run = run or None
         self.refresh()
 
+    @property
+    def client(self) -> Client:
+        """The manager for what is shown, by the thread that asks: never starts one."""
+        return self._client
+
     def look(self) -> Seen:
         """Return the run as it is now; raises KaleError."""
         return self._look(self.book.client)

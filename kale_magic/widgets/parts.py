@@ -56,6 +56,8 @@ class Part(anywidget.AnyWidget):  # type: ignore[misc] # anywidget is not typed
 
     def __init__(self, desk: Desk | None = None, *, run: str | None = None, step: str | None = None) -> None:
         super().__init__()
+        if hasattr(self.comm, "_reply_subshell_for"):
+            self.comm._reply_subshell_for = _as_sent
         self.desk = desk or desk_here(run, step)
         self.add_class("kale-host")
         self.on_msg(self._on_message)
@@ -251,6 +253,15 @@ class Dag(ipywidgets.VBox):  # type: ignore[misc] # ipywidgets is not typed
 
     def __repr__(self) -> str:
         return repr(self.main)
+
+
+def _as_sent(_: object, subshell: str | None) -> str | None:
+    """Return the subshell that the page chose for its message.
+
+    ipykernel (7.4) would hand it to the one that spoke last, which is the main shell: a click would wait for the cell
+    that computes there.
+    """
+    return subshell
 
 
 def _typed(params: Mapping[str, object]) -> dict[str, object]:
