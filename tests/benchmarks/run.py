@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 import cuts as tunnel_cuts
+import dashboard
 import own
 import peers as others
 from measure import machine_line, print_table
@@ -33,6 +34,7 @@ PARTS = {
     "spec": proxy.spec,
     "tunnel": proxy.tunnel,
     "cuts": tunnel_cuts.cuts,
+    "dashboard": dashboard.dashboard,
 }
 
 

@@ -77,13 +77,14 @@ def server(place: Place) -> Iterator[Server]:
 
 
 @contextlib.contextmanager
-def serve(home: Path, root: Path) -> Iterator[Server]:
-    """Run a server that chooses its port and tells it in a file."""
+def serve(home: Path, root: Path, **more: Any) -> Iterator[Server]:
+    """Run a server that chooses its port and tells it in a file; ``more`` are settings of ``ServerApp``."""
     settings = home / "config/lab/user-settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
     settings.parent.mkdir(parents=True)
     settings.write_text(json.dumps(NO_NEWS))
     token = secrets.token_hex(16)
     options = {"ServerApp.ip": "127.0.0.1", "ServerApp.port": 0, "ServerApp.root_dir": root, "IdentityProvider.token": token}
+    options |= {f"ServerApp.{name}": value for name, value in more.items()}
     arguments = [f"--{name}={value}" for name, value in options.items()]
     if os.geteuid() == 0:
         arguments.append("--allow-root")

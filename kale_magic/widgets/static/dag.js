@@ -124,7 +124,7 @@ function render({ model, el }) {
       runs.value = h.run;
     }),
     heard(model, {
-      patch: m => { for (const [i, row] of m.rows) pending.set(i, row); ticking ||= requestAnimationFrame(tick); },
+      patch: m => { for (const [i, row] of m.rows) pending.set(i, row); if (!ticking) tick(); },
       say: m => say(root, m.text, m.bad),
     }),
   ];
