@@ -178,17 +178,6 @@ class Client:
         }
         return self._ask_object(protocol.SUBMIT, fields)
 
-    def preview(self, workflow: dict[str, Any], *, folder: str | Path, executor: str | None = None, python: str | None = None) -> dict[str, str]:
-        """Return the job script of each step that :meth:`submit` would run; raises what it would raise."""
-        from kale_magic.model.environment import clean_environment
-
-        environ, _ = clean_environment(os.environ)
-        fields = {
-            "workflow": workflow, "folder": os.path.abspath(folder), "executor": executor,
-            "python": python or sys.executable, "environ": environ,
-        }  # fmt: skip
-        return {str(name): str(text) for name, text in self._ask_object(protocol.PREVIEW, fields)["scripts"].items()}
-
     def status(self, run: str | None = None) -> dict[str, Any]:
         """Return state and steps of a run (None: the newest) in the form of ``status --json``; raises UnknownRunError."""
         return self._ask_object(protocol.STATUS, {"run": run})

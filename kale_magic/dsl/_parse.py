@@ -79,6 +79,9 @@ class _Line:
             else:
                 taken = [unquote(words.pop(0))] if words else []
                 setattr(self.found, attribute, taken[0] if taken else None)
+            if positional.choices and taken and taken[0] not in positional.choices:
+                close = difflib.get_close_matches(taken[0], positional.choices, n=1, cutoff=0.6)
+                raise self.error(f"no {positional.name} {taken[0]!r}.", f"Did you mean {close[0]}?" if close else f"There are: {', '.join(positional.choices)}.")
             if positional.is_required and not taken:
                 raise self.error(f"{positional.name} is missing ({positional.help}).")
         if words:

@@ -66,6 +66,7 @@ class Positional:
     help: str
     is_required: bool = True
     is_rest: bool = False
+    choices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +122,7 @@ _RESOURCES = (
     Option("tags", Kind.NAMES, "words to find the step by", "t1,t2"),
 )
 _STEP_OPTIONS = (*_DECLARE, *_RESOURCES)
+PARTS = ("dag", "step", "logs", "queue")  # of the dashboard
 _NAME = Positional("NAME", "the step's name: a letter, then letters, digits, _ or -")
 _HOST = Option("host", Kind.TEXT, "the step is of the manager there: a Host of your ssh configuration", "H")
 _STEP = Positional("STEP", "fit, fit[2], fit[metal=Al] or RUN/fit")
@@ -286,6 +288,14 @@ SPECS: dict[str, Spec] = {
     ),
     "vars": Spec("List a step's variables: name, type, shape, bytes.", (_STEP,)),
     "resources": Spec("Show the processors, memory and disk that a step uses.", (_STEP,)),
+    "dashboard": Spec(
+        "Show the dashboard, or one part of it: live, with buttons.",
+        (Positional("PART", f"one of {', '.join(PARTS)}; all of them if left out", is_required=False, choices=PARTS),),
+        (
+            Option("run", Kind.TEXT, "the run to show; the newest, as they come, if left out", "RUN"),
+            Option("step", Kind.TEXT, "the step to begin with", "STEP"),
+        ),
+    ),
     "export": Spec(
         "Write the workflow to a file.",
         (Positional("FILE", "the file to write, or the folder"),),

@@ -115,6 +115,10 @@ COMMANDS = (
         name="resources", group="Look inside", line="look:resources", is_about_a_step=True,
         usage="%kale_resources STEP", does="the processors, memory and disk it uses",
     ),
+    Command(
+        name="dashboard", group="Look inside", line="dash:dashboard",
+        usage="%kale_dashboard [PART]", does="workflow, steps, logs, queue live, with buttons",
+    ),
     Command(name="export", group="Share", line="share:export", usage="%kale_export FILE", does="write the workflow as YAML, or --format cwl, snakemake ..."),
     Command(name="import", group="Share", line="share:load", usage="%kale_import FILE", does="read one, and make it this notebook's"),
 )  # fmt: skip

@@ -91,8 +91,9 @@ def _words(
     if option is not None and option.kind != "flag":
         return [], token
     placed = [word for word in before if not word.startswith("-")]
-    positional = spec.positionals[min(len(placed), len(spec.positionals) - 1)].name if spec.positionals else ""
-    return _starting([*_for_positional(session, positional, placed), *_when_empty(spec.options, token)], token), token
+    place = spec.positionals[min(len(placed), len(spec.positionals) - 1)] if spec.positionals else None
+    known = [] if place is None else list(place.choices) or _for_positional(session, place.name, placed)
+    return _starting([*known, *_when_empty(spec.options, token)], token), token
 
 
 def _for_positional(session: KaleMagics, positional: str, placed: list[str]) -> list[str]:

@@ -56,7 +56,7 @@ def dry_run(session: KaleMagics, workflow: Workflow, plan: Plan, chosen: Collect
         print(_needs(plan, name, chosen), end="")
         if own:
             print("parameters: " + ", ".join(f"{key}={to_literal(value)}" for key, value in own.items()))
-        print(_script(session, step, own))
+        print(fates[name].get("script") or _script(session, step, own))
 
 
 def _facts(step: Step, executor: str) -> list[str]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from kale_magic.magics.live import LiveView
     from kale_magic.magics.plot import LivePlot
     from kale_magic.model.workflow import Workflow
+    from kale_magic.widgets.desk import Desk
 
 
 class KaleMagics(Configurable):  # type: ignore[misc] # traitlets is not typed
@@ -43,6 +44,7 @@ class KaleMagics(Configurable):  # type: ignore[misc] # traitlets is not typed
         self._visits: Visits | None = None
         self._far: dict[str, Visits] = {}  # by login host
         self._views: list[LiveView | LivePlot] = []
+        self._desks: dict[str, Desk] = {}  # by the notebook's cell
         self._is_in_cell = True
 
     @property
@@ -77,6 +79,19 @@ class KaleMagics(Configurable):  # type: ignore[misc] # traitlets is not typed
     @declarations.setter
     def declarations(self, declarations: Declarations) -> None:
         self._declarations = declarations
+
+    def declared(self) -> Workflow | None:
+        """Return the workflow as it is now; None while it has no steps."""
+        workflow = self.declarations.workflow
+        return workflow if workflow.steps else None
+
+    def keep_dashboard(self, desk: Desk) -> None:
+        """End the dashboard that the cell had before: its output is gone."""
+        parent: dict[str, Any] = getattr(self.shell, "parent_header", None) or {}
+        cell = str((parent.get("metadata") or {}).get("cellId") or "")
+        if cell and cell in self._desks:
+            self._desks[cell].close()
+        self._desks[cell] = desk
 
     @property
     def visits(self) -> Visits:

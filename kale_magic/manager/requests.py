@@ -31,6 +31,7 @@ from kale_proxy.wire import CONNECTION_NAME
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
+    from kale_magic.manager.context import StepBody
     from kale_magic.manager.service import LiveRun, Service
     from kale_magic.model.run import Demand
 
@@ -67,7 +68,6 @@ class Requests:
             protocol.STOP: self._stop,
             protocol.RELEASE: self._release,
             protocol.HOLD: self._hold,
-            protocol.PREVIEW: self._preview,
             protocol.SURVEY: self._survey,
             protocol.FREEZE: self._freeze,
             protocol.QUEUE: self._queue,
@@ -96,7 +96,8 @@ class Requests:
             await asyncio.to_thread(submission.decide, chosen, earlier, made)
             demands = await self._demands(submission, chosen)
             if submission.is_dry:
-                return {"folder": str(submission.folder), "steps": _decisions(submission, chosen)}
+                scripts = self._scripts(submission, submission.bodies(chosen, made, demands))
+                return {"folder": str(submission.folder), "steps": _decisions(submission, chosen, scripts)}
             await asyncio.to_thread(submission.look_at_git)
             bodies = submission.bodies(chosen, made, demands)
             record = await asyncio.to_thread(submission.record, bodies, service.clock.now())
@@ -107,6 +108,17 @@ class Requests:
                 await asyncio.to_thread(shutil.rmtree, record.folder, ignore_errors=True)
                 raise
             return {"run": record.id, "folder": record.folder, "seq": seq}
+
+    def _scripts(self, submission: Submission, bodies: list[StepBody]) -> dict[str, str]:
+        """Return the job script of each step that would run; of a sweep, that of its first point."""
+        context = RunContext(submission.draft(bodies), lambda _: submission.environ)
+        scripts: dict[str, str] = {}
+        for job in expand(context.plans()):
+            if not job.state.is_final and job.step not in scripts:
+                executor = self._service.executors[context.steps[job.step].executor]
+                job.uuid = attempt_uuid(context.record.seed, job)
+                scripts[job.step] = executor.script(context.ticket(job))
+        return scripts
 
     async def _demands(self, submission: Submission, chosen: list[str]) -> dict[str, Demand]:
         demands = {}
@@ -287,22 +299,6 @@ class Requests:
     async def _hold(self, fields: dict[str, Any]) -> dict[str, Any]:
         return {"held": await self._ask(fields, Verb.HOLD, "held")}
 
-    async def _preview(self, fields: dict[str, Any]) -> dict[str, Any]:
-        """Return the job script of each step that a submit with these fields would run."""
-        submission = Submission(fields)
-        await asyncio.to_thread(submission.resolve)
-        made = self._made(submission)
-        chosen = submission.chosen(made)
-        bodies = submission.bodies(chosen, made, await self._demands(submission, chosen))
-        context = RunContext(submission.draft(bodies), lambda _: submission.environ)
-        scripts = {}
-        for job in expand(context.plans()):
-            if job.step in chosen and job.step not in scripts:
-                executor = self._service.executors[context.steps[job.step].executor]
-                job.uuid = attempt_uuid(context.record.seed, job)
-                scripts[job.step] = executor.script(context.ticket(job))
-        return {"scripts": scripts}
-
     async def _freeze(self, fields: dict[str, Any]) -> dict[str, Any]:
         run, step, _ = self._target(fields)
         name = run.context.steps[step].executor if step is not None else ""
@@ -342,10 +338,10 @@ class Requests:
         return str((view if job.point is None else view["points"][str(job.point)])["reason"])
 
 
-def _decisions(submission: Submission, chosen: list[str]) -> dict[str, dict[str, Any]]:
-    """Return what would be done with each step, for a dry run."""
+def _decisions(submission: Submission, chosen: list[str], scripts: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Return what would be done with each step, and its job script, for a dry run."""
     return {
-        name: {"state": "runs" if found.source is None else "cached", "why": found.why}
+        name: {"state": "runs" if found.source is None else "cached", "why": found.why, "script": scripts.get(name, "")}
         for name in chosen
         if (found := submission.decisions[name])
     }

@@ -25,13 +25,14 @@ _Links = list[tuple[str, str]]
 class Cell:
     """One box of the layout: a card, or a frame (``is_block``) with several in ``columns`` columns.
 
-    ``members`` is how many steps it stands for.
+    ``members`` is how many steps it stands for, ``names`` are these.
     """
 
     key: str
     nodes: tuple[Node, ...]
     members: int = 1
     columns: int = 1
+    names: tuple[str, ...] = ()
 
     @property
     def is_block(self) -> bool:
@@ -57,9 +58,9 @@ def cells_of(
     framed = () if is_merging else _twins(groups, links)
     groups, links = _contracted(groups, links, framed)
     cells = [
-        Cell(key, tuple(members), len(members), _columns(members))
+        Cell(key, tuple(members), len(members), _columns(members), tuple(node.name for node in members))
         if len(members) > 1 and not is_merging
-        else Cell(key, (merged(members) if len(members) > 1 else members[0],), len(members))
+        else Cell(key, (merged(members) if len(members) > 1 else members[0],), len(members), names=tuple(node.name for node in members))
         for key, members in groups.items()
     ]
     place = {node.name: n for n, node in enumerate(nodes)}

@@ -83,9 +83,9 @@ def dag_svg(
     ]
     is_down = direction == "TB"
     parts.append('<g class="ke" fill="none" stroke="#8c959f" stroke-width="1.4">')
-    parts += [f'<path d="{_curve(route, is_down=is_down)}"/>' for route in layout.routes.values()]
+    parts += [f'<path d="{curve(route, is_down=is_down)}"/>' for route in layout.routes.values()]
     parts.append('</g><g class="ka" fill="#8c959f">')
-    parts += [f'<path d="{_arrow(route, is_down=is_down)}"/>' for route in layout.routes.values()]
+    parts += [f'<path d="{arrow(route, is_down=is_down)}"/>' for route in layout.routes.values()]
     parts.append("</g>")
     parts += [_cell(cell, layout.boxes[cell.key]) for cell in cells]
     parts.append("</svg>")
@@ -204,7 +204,8 @@ def _beside(node: Node) -> str:
     return clip(", ".join(filter(None, [node.tally, node.note])), 24)
 
 
-def _curve(route: tuple[tuple[float, float], ...], *, is_down: bool) -> str:
+def curve(route: tuple[tuple[float, float], ...], *, is_down: bool) -> str:
+    """Return the path of an edge, up to its arrow."""
     x, y = route[0]
     parts = [f"M{x:.1f} {y:.1f}"]
     points = [*route[1:-1], _before_arrow(route, is_down=is_down)]
@@ -229,7 +230,8 @@ def _before_arrow(route: tuple[tuple[float, float], ...], *, is_down: bool) -> t
     return (x - step if x >= px else x + step), y
 
 
-def _arrow(route: tuple[tuple[float, float], ...], *, is_down: bool) -> str:
+def arrow(route: tuple[tuple[float, float], ...], *, is_down: bool) -> str:
+    """Return the path of an edge's arrow."""
     x, y = route[-1]
     bx, by = _before_arrow(route, is_down=is_down)
     if is_down:

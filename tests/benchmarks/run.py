@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 import cuts as tunnel_cuts
+import dashboard
 import formats
 import own
 import peers as others
@@ -38,6 +39,7 @@ PARTS = {
     "spec": proxy.spec,
     "tunnel": proxy.tunnel,
     "cuts": tunnel_cuts.cuts,
+    "dashboard": dashboard.dashboard,
     "slurm": batch.slurm,
     "formats": formats.formats,
 }

@@ -71,23 +71,31 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 
 @pytest.fixture(scope="module")
 def server(place: Place) -> Iterator[Server]:
-    """One server that has both front ends; it chooses its port and tells it in a file."""
-    settings = place.home / "config/lab/user-settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
+    """One server that has both front ends."""
+    with serve(place.home, place.root) as found:
+        yield found
+
+
+@contextlib.contextmanager
+def serve(home: Path, root: Path, **more: Any) -> Iterator[Server]:
+    """Run a server that chooses its port and tells it in a file; ``more`` are settings of ``ServerApp``."""
+    settings = home / "config/lab/user-settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
     settings.parent.mkdir(parents=True)
     settings.write_text(json.dumps(NO_NEWS))
     token = secrets.token_hex(16)
-    options = {"ServerApp.ip": "127.0.0.1", "ServerApp.port": 0, "ServerApp.root_dir": place.root, "IdentityProvider.token": token}
+    options = {"ServerApp.ip": "127.0.0.1", "ServerApp.port": 0, "ServerApp.root_dir": root, "IdentityProvider.token": token}
+    options |= {f"ServerApp.{name}": value for name, value in more.items()}
     arguments = [f"--{name}={value}" for name, value in options.items()]
     if os.geteuid() == 0:
         arguments.append("--allow-root")
-    log = place.home / "server.log"
+    log = home / "server.log"
     with log.open("wb") as stream:
         process = subprocess.Popen(
             [sys.executable, "-m", "jupyterlab", "--no-browser", *arguments],
-            stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT, cwd=place.root, start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT, cwd=root, start_new_session=True,
         )
     try:
-        yield Server(_url(process, place.home / "rt", log), token)
+        yield Server(_url(process, home / "rt", log), token)
     finally:
         process.send_signal(signal.SIGTERM)
         try:

@@ -87,6 +87,11 @@ class NotebookPage:
             accept.click()
             expect(accept).to_have_count(0)
 
+    def save(self) -> None:
+        """Save the notebook, and wait until it is."""
+        self.page.locator('[data-command="docmanager:save"]').first.click()
+        expect(self.page.locator(".jp-mod-dirty")).to_have_count(0)
+
     def shoot(self, what: str) -> None:
         """Save a picture of the page."""
         SHOTS.mkdir(exist_ok=True)

@@ -1,0 +1,92 @@
+"""What a click does: submit, stop, cancel, open a notebook. Each answers with one sentence for the person.
+
+Called by the widgets in the thread that the front end's message came in; raises KaleError for a mistake.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kale_magic.api.find import one_job, where_in
+from kale_magic.errors import UsageError
+from kale_magic.widgets.viewmodel import actions
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from kale_magic.api.find import Target
+    from kale_magic.widgets.desk import Desk
+
+
+def act(desk: Desk, name: str, steps: Sequence[str], params: Mapping[str, object] | None = None) -> str:
+    """Do what a button says, to these steps (none: all), and return what came of it.
+
+    Raises
+    ------
+    UsageError
+        There is no such action, or nothing it could be done to.
+    KaleError
+        As the client's methods.
+    """
+    if name in {"run", "from", "again"}:
+        return _submit(desk, name, steps, params or {})
+    run = desk.seen.run
+    if not run:
+        raise UsageError("Nothing runs yet.", "Submit the workflow first.")
+    if name == "cancel":
+        return _cancel(desk, run, steps)
+    if name == "stop":
+        targets = [_target(desk, run, step) for step in steps if desk.seen.states.get(step) == "running"]
+        for target in targets:
+            desk.book.client.stop(target.run, target.step, target.point)
+        return f"{', '.join(target.label for target in targets)}: asked to stop; the kernel stays for a look."
+    if name == "open" and len(steps) == 1:
+        return _open(desk, _target(desk, run, steps[0]))
+    raise UsageError(f"There is no action {name!r} for this.")
+
+
+def _submit(desk: Desk, name: str, steps: Sequence[str], params: Mapping[str, object]) -> str:
+    from kale_magic.api.workflow import submit
+
+    seen = desk.seen
+    declared = desk.book.declared()
+    workflow = declared if declared is not None and (seen.workflow is None or declared.name == seen.workflow.name) else seen.workflow
+    if workflow is None:
+        raise UsageError("The workflow of this run is not known here.", "Declare it, or import its file: %kale_import FILE.")
+    start = actions.failed(seen.states, steps) if name == "again" else list(steps)
+    chosen: dict[str, Any] = {"only" if name == "run" else "from_": start} if start else {}
+    folder = Path.cwd()
+    if workflow is not declared and seen.status:  # that of a run: its folder is known, with its own --dir
+        folder, workflow = Path(seen.status["workflow_folder"]), replace(workflow, directory=None)
+    run = submit(workflow, client=desk.book.client, folder=folder, params=dict(params), **chosen)
+    desk.book.submitted[run.name] = workflow
+    desk.follow_newest()
+    return f"Submitted {run.name}."
+
+
+def _cancel(desk: Desk, run: str, steps: Sequence[str]) -> str:
+    client = desk.book.client
+    gone: list[str] = []
+    if not steps:
+        gone = client.cancel(run)
+    for step in steps:
+        gone += client.cancel(run, step, desk.point if len(steps) == 1 else None)
+    desk.refresh()
+    return f"Cancelled {', '.join(gone[:8])}{' ...' if len(gone) > 8 else ''}." if gone else "Nothing to cancel: it is over."
+
+
+def _target(desk: Desk, run: str, step: str) -> Target:
+    return one_job(desk.book.client, where_in(desk.book.client, run, step, desk.point))
+
+
+def _open(desk: Desk, target: Target) -> str:
+    from kale_magic.api.visits import refuse_without_kernel
+    from kale_magic.kernels import notebook
+
+    refuse_without_kernel(target)
+    opened = notebook.open_notebook(desk.book.client, target, folder=desk.book.folder)
+    shown = os.path.relpath(opened.path, Path.cwd())
+    return f"{shown} {'is made' if opened.is_new else 'was there and is kept'}: open it in the file browser; its kernel is that of {target}."

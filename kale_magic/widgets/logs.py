@@ -1,0 +1,109 @@
+"""The logs of a job as a widget: what is new travels, what stands before and what is searched for is read when it is asked for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from traitlets import Dict
+
+from kale_magic.errors import UsageError
+from kale_magic.render.ansi import ANSI_STYLE, ansi_to_html
+from kale_magic.render.words import escape
+from kale_magic.widgets._page import script
+from kale_magic.widgets.jobs import JobPart
+from kale_magic.widgets.viewmodel import logs
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from kale_magic.widgets.desk import Seen
+    from kale_magic.widgets.viewmodel.focus import Job
+
+_FILES = {"out": "stdout.log", "err": "stderr.log"}
+_KEPT = 200  # pieces for a page that comes late
+
+
+class Logs(JobPart):
+    """stdout and stderr of a job, apart or together, as they grow."""
+
+    _esm = script("job", "logs")
+    title = "Logs"
+    tail = Dict().tag(sync=True)  # grows in place; a page that is there gets messages
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._tails: dict[str, logs.Tail] = {}
+        super().__init__(*args, **options)
+
+    def begin(self, job: Job | None, folder: Path | None) -> None:
+        """Show another job's logs, from their ends on."""
+        self._tails = {} if folder is None or job is None else {src: logs.Tail(folder / name) for src, name in _FILES.items()}
+        pieces = {src: tail.read() for src, tail in self._tails.items()}
+        found = {src: piece for src, piece in pieces.items() if piece is not None}
+        self.tail = {
+            "parts": [[src, piece.text, 0] for src, piece in found.items()],
+            "start": {src: found[src].start if src in found else 0 for src in _FILES},
+        }
+
+    def go_on(self, _: Seen) -> None:
+        """Tell what was written since."""
+        parts: list[list[Any]] = []
+        for src, tail in self._tails.items():
+            piece = tail.read()
+            if piece is None:
+                continue
+            if piece.is_new and any(part[0] == src for part in self.tail["parts"]):  # a new attempt
+                self.begin(self.shown, self.folder)
+                return
+            parts.append([src, piece.text, piece.skipped])
+        if parts:
+            kept: list[list[Any]] = self.tail["parts"]
+            kept += parts
+            while len(kept) > 1 and (len(kept) > _KEPT or sum(len(part[1]) for part in kept) > 4 * logs.WINDOW):
+                src, text, _skipped = kept.pop(0)
+                self.tail["start"][src] += len(text.encode())
+            self.send({"t": "add", "parts": parts})
+
+    def asked(self, message: dict[str, Any]) -> str | None:
+        """Send what stands before, or where a word is."""
+        kind, view = message.get("t"), message.get("id")
+        paths = [self._tails[src].path for src in _FILES if src in self._tails and message.get("src") in {src, "both"}]
+        paths = [path for path in paths if path.exists()]
+        if not paths:
+            return "There is no log yet."
+        if kind == "before":
+            piece = logs.before(paths[0], _number(message.get("at")) or 0)
+            self.send({"t": "piece", "id": view, "before": True, "src": message["src"], "text": piece.text, "start": piece.start})
+        elif kind == "find":
+            self._find(paths[0], str(message.get("word") or ""), message)
+        return None
+
+    def _find(self, path: Path, word: str, message: dict[str, Any]) -> None:
+        last, is_back = _number(message.get("at")), bool(message.get("back"))
+        start = (path.stat().st_size if is_back else 0) if last is None else last + (0 if is_back else 1)
+        at = logs.find(path, word, start, is_backward=is_back)
+        if at is None:
+            where = "" if last is None else " above" if is_back else " below"
+            self.send({"t": "say", "id": message.get("id"), "text": f"{word!r} is not found{where} in {path.name}."})
+            return
+        piece, line = logs.around(path, at)
+        src = next(key for key, name in _FILES.items() if name == path.name)
+        self.send({"t": "piece", "id": message.get("id"), "src": src, "text": piece.text, "start": piece.start, "line": line, "at": at})
+
+    def static(self) -> str:
+        """Return the ends of the logs as HTML."""
+        texts = {src: "".join(part[1] for part in self.tail.get("parts", ()) if part[0] == src)[-logs.WINDOW :] for src in _FILES}
+        blocks = [f"<div>{_FILES[src]}</div><pre>{ansi_to_html(_settled(text))}</pre>" for src, text in texts.items() if text]
+        return f"<style>{ANSI_STYLE}</style><div><b>{escape(self.job.get('label'))}</b></div>" + "".join(blocks)
+
+
+def _settled(text: str) -> str:
+    """Return text as a terminal leaves it: of a line that was written over, the last form."""
+    return "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))
+
+
+def _number(value: object) -> int | None:
+    if value is None:
+        return None
+    if not isinstance(value, int) or value < 0:
+        raise UsageError("The page asked for a place that is none.")
+    return value

@@ -1,0 +1,31 @@
+function render({ model, el }) {
+  const root = frame(model, el, "queue", `<div class="bar"><label>Filter <input type="search" class="q" placeholder="step, run, state, reason"></label><label><input type="checkbox" class="mine"> this notebook's runs only</label>
+<span class="gap"></span><span class="soft when"></span></div><div class="rows"></div><div class="kale-say" role="status" aria-live="polite"></div>`);
+  const q = one(root, ".q"), mine = one(root, ".mine"), rows = one(root, ".rows");
+  let sureOf = "";
+  const key = r => `${r.run}/${r.label}`;
+  function draw() {
+    const t = model.get("table"), focus = document.activeElement?.dataset?.f, words = q.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const shown = t.rows.filter(r => (!mine.checked || r.mine) && words.every(w => [r.run, r.label, r.state, ...r.cells].join(" ").toLowerCase().includes(w)));
+    const button = r => r.run ? (sureOf === key(r)
+      ? `<button data-yes="${esc(key(r))}" data-f="${esc(key(r))}" data-sure="1">Really cancel ${esc(r.label)}</button> <button data-no="1">Keep it</button>`
+      : `<button data-ask="${esc(key(r))}" data-f="${esc(key(r))}" aria-label="Cancel ${esc(key(r))}">Cancel</button>`) : "";
+    rows.innerHTML = shown.length ? `<table><thead><tr><th>run</th><th>step</th><th>state</th>${t.heads.map(h => `<th>${esc(h)}</th>`).join("")}<th><span class="sr">action</span></th></tr></thead><tbody>` +
+      shown.map(r => `<tr data-job="${esc(key(r))}"><td>${esc(r.run)}</td><td>${esc(r.label)}</td><td><span class="pill" data-s="${esc(r.state)}">${esc(r.state)}</span></td>${r.cells.map(c => `<td>${esc(c)}</td>`).join("")}<td>${button(r)}</td></tr>`).join("") + "</tbody></table>"
+      : `<div class="soft">${t.rows.length ? "Nothing fits the filter." : "Nothing runs and nothing waits."}</div>`;
+    if (focus) one(rows, `[data-f="${CSS.escape(focus)}"]`)?.focus({ preventScroll: true });
+  }
+  q.addEventListener("input", draw); mine.addEventListener("change", draw);
+  q.addEventListener("keydown", e => e.stopPropagation());
+  rows.addEventListener("click", e => {
+    const d = e.target.closest("button")?.dataset;
+    if (!d) return;
+    if (d.ask) sureOf = d.ask; else sureOf = "";
+    if (d.yes) { const r = model.get("table").rows.find(r => key(r) === d.yes); if (r) model.send({ t: "cancel", run: r.run, step: r.step, point: r.point }); }
+    draw();
+    if (d.ask) one(rows, "[data-yes]")?.focus();
+  });
+  const off = [listen(model, "table", draw), listen(model, "when", () => { one(root, ".when").textContent = model.get("when"); }), heard(model, { say: m => say(root, m.text, m.bad) })];
+  return () => off.forEach(f => f());
+}
+export default { render };

@@ -1,0 +1,155 @@
+"""The view models of the dashboard: places and changes of the picture, the panel of a step, the buttons."""
+
+from __future__ import annotations
+
+import itertools
+from datetime import UTC, datetime
+
+import pytest
+
+from kale_magic.model.step import Axis, Step
+from kale_magic.model.workflow import Workflow
+from kale_magic.render.markdown import markdown_html
+from kale_magic.render.view import Graph, Node
+from kale_magic.widgets._page import MOST_BYTES, script
+from kale_magic.widgets.viewmodel import actions
+from kale_magic.widgets.viewmodel.dag import Scene, summary
+from kale_magic.widgets.viewmodel.step import Kept, panel
+
+NOW = datetime(2026, 11, 28, 10, 0, 30, tzinfo=UTC)
+
+
+def chain(*states: str) -> Graph:
+    nodes = tuple(Node(name=f"s{n}", state=state) for n, state in enumerate(states))
+    return Graph(nodes, tuple((a.name, b.name) for a, b in itertools.pairwise(nodes)), "eos")
+
+
+def fan(count: int, state: str = "waiting") -> Graph:
+    nodes = (Node(name="a", state=state), *(Node(name=f"m{n}", state=state) for n in range(count)), Node(name="z", state=state))
+    return Graph(nodes, tuple(edge for n in range(count) for edge in (("a", f"m{n}"), (f"m{n}", "z"))), "fan")
+
+
+def with_state(graph: Graph, name: str, state: str) -> Graph:
+    nodes = tuple(Node(name=node.name, state=state if node.name == name else node.state) for node in graph.nodes)
+    return Graph(nodes, graph.edges, graph.title)
+
+
+def test_cards_of_one_layer_do_not_overlap_and_follow_the_flow() -> None:
+    cards = Scene(fan(3)).data["cards"]
+    by_name = {card[0]: card for card in cards}
+    assert by_name["a"][2] + by_name["a"][4] < by_name["m0"][2] < by_name["z"][2]
+    tops = sorted((card[3], card[3] + card[5]) for card in cards if card[0].startswith("m"))
+    assert all(low < high for (_, low), (high, _) in itertools.pairwise(tops))
+
+
+def test_only_the_cards_that_changed_are_told() -> None:
+    graph = chain("running", "waiting", "waiting")
+    scene = Scene(graph)
+    assert scene.update(graph) == []
+    assert scene.update(with_state(graph, "s1", "queued")) == [(1, ["queued", "", "", []])]
+    assert scene.data["rows"][1][0] == "queued"  # so that a page that comes late has it too
+
+
+def test_another_step_or_edge_needs_another_picture() -> None:
+    scene = Scene(chain("waiting", "waiting"))
+    assert scene.update(chain("waiting", "waiting", "waiting")) is None
+
+
+def test_wide_fan_above_the_limit_is_one_card_with_counts() -> None:
+    graph = fan(300)
+    scene = Scene(graph)
+    group = next(card for card in scene.data["cards"] if card[6] > 1)
+    assert group[6] == 300
+    assert len(scene.members(group[0])) == 300
+    [(number, row)] = scene.update(with_state(graph, "m7", "failed")) or []
+    assert scene.data["cards"][number][0] == group[0]
+    assert row[0] == "failed"
+    assert dict(row[3]) == {"failed": pytest.approx(1 / 300), "waiting": pytest.approx(299 / 300)}
+
+
+def test_ten_thousand_steps_are_few_cards() -> None:
+    assert len(Scene(fan(10_000)).data["cards"]) == 3
+
+
+def test_summary_counts_the_points_of_a_sweep() -> None:
+    nodes = [Node(name="a", state="completed"), Node(name="b", state="running", counts={"completed": 2, "running": 1})]
+    assert summary(nodes) == "3 of 4 done, 1 running"
+
+
+def workflow() -> Workflow:
+    sweep = Step(
+        name="curve", code="print(1)\n", description="$E(V)$ of **metals**", params={"n": 2}, each=(Axis("metal", ("Al", "Cu"), "['Al', 'Cu']"),)
+    )
+    return Workflow(name="eos", steps={"curve": sweep}, markdown={"curve": "more"})
+
+
+def test_panel_of_a_sweep_lists_points_and_that_of_a_point_its_values() -> None:
+    item = {
+        "state": "failed",
+        "points": {
+            "0": {"state": "completed", "queued_at": "2026-11-28T10:00:00Z", "started_at": "2026-11-28T10:00:05Z", "ended_at": "2026-11-28T10:00:15Z"},
+            "1": {"state": "failed", "reason": "KeyError: 'x'", "error": {"ename": "KeyError", "evalue": "'x'", "traceback": ["\x1b[31mKeyError\x1b[0m <b>"]}},
+        },
+    }
+    whole = panel("curve", None, item, workflow(), Kept())
+    assert [row[:3] for row in whole["points"]] == [[0, "metal=Al", "completed"], [1, "metal=Cu", "failed"]]
+    assert "<math" in whole["html"]
+    assert "<strong>metals</strong>" in whole["html"]
+    first = panel("curve", 0, item, workflow(), Kept(), now=NOW)
+    assert first["label"] == "curve[metal=Al]"
+    assert ["waited", "5.0 s"] in first["facts"]
+    assert ["ran", "10 s"] in first["facts"]
+    assert first["swept"] == [["metal", "'Al'"]]
+    bad = panel("curve", 1, item, workflow(), Kept())
+    assert bad["reason"] == "KeyError: 'x'"
+    assert '<span class="ansi-red-fg">KeyError</span> &lt;b&gt;' in bad["traceback"]
+
+
+def test_panel_without_a_run_shows_what_was_declared() -> None:
+    view = panel("curve", None, None, workflow(), Kept())
+    assert (view["state"], view["code"], view["params"]) == ("declared", "print(1)\n", [["n", "2"]])
+
+
+def test_history_is_in_order_and_a_half_written_line_is_left_out() -> None:
+    item = {"state": "completed", "attempt": 2, "queued_at": "2026-11-28T10:00:00Z", "started_at": "2026-11-28T10:00:09Z"}
+    events = '{"at": "2026-11-28T10:00:05Z", "attempt": 1, "event": "ended", "state": "failed", "reason": "walltime"}\n{"at": "20'
+    history = panel("curve", None, item, workflow(), Kept(events=events))["history"]
+    assert [what for _, what in history] == ["queued", "attempt 1 failed walltime", "started"]
+
+
+@pytest.mark.parametrize("hostile", ["<img src=x onerror=alert(1)>", "[x](javascript:alert(1))", "$\\text{<script>alert(1)</script>}$", "$\\text{<meta http-equiv='refresh' content='0'/>}$", "![x](http://a/b)"])
+def test_description_of_a_stranger_runs_nothing_and_loads_nothing(hostile: str) -> None:
+    html = markdown_html(hostile)
+    assert "<img" not in html
+    assert "<script" not in html
+    assert "<meta" not in html
+    assert 'href="javascript' not in html
+
+
+def test_formula_that_cannot_be_read_stays_as_written() -> None:
+    assert "\\frac{" in markdown_html("$\\frac{$")
+
+
+def on(states: dict[str, str], selected: list[str]) -> set[str]:
+    return {button["name"] for button in actions.offered(states, selected, can_submit=True) if button["on"]}
+
+
+def test_buttons_fit_what_is_selected() -> None:
+    states = {"a": "completed", "b": "running", "c": "waiting", "d": "failed"}
+    assert on(states, []) == {"run", "again", "cancel"}
+    assert on(states, ["a"]) == {"run", "from"}
+    assert on(states, ["b"]) == {"run", "from", "stop", "cancel", "open"}
+    assert on(states, ["b", "c"]) == {"run", "from", "stop", "cancel"}
+    assert on(states, ["d"]) == {"run", "from", "again"}
+    assert on({"a": "completed"}, []) == {"run"}
+
+
+def test_rerun_failed_begins_with_what_failed_among_the_selected() -> None:
+    states = {"a": "failed", "b": "cancelled", "c": "completed"}
+    assert actions.failed(states, []) == ["a", "b"]
+    assert actions.failed(states, ["b", "c"]) == ["b"]
+
+
+@pytest.mark.parametrize("name", ["dag", "actions", "step", "job logs", "queue"])
+def test_script_of_a_widget_stays_below_ten_kilobytes(name: str) -> None:
+    assert len(script(*name.split()).encode()) < MOST_BYTES
