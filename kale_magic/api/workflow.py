@@ -41,9 +41,10 @@ class Workflow:
     """
 
     def __init__(
-        self, name: str, *, executor: str | None = None, description: str = "", folder: str | Path | None = None
+        self, name: str, *, executor: str | None = None, description: str = "", folder: str | Path | None = None, host: str = ""
     ) -> None:
         check_name(name, "workflow")
+        self._host = host
         self._folder = Path(folder) if folder is not None else Path()
         self._model = WorkflowModel(name=name, executor=executor, description=description)
 
@@ -181,6 +182,10 @@ class Workflow:
             No manager could be reached or started.
         """
         self.plan()
+        if client is None and self._host:
+            from kale_magic.client import Client as RealClient
+
+            client = RealClient.connect(host=self._host)
         return submit(
             self._model,
             client=client,
@@ -264,6 +269,10 @@ def submit(
 
     check_params(workflow, params or {})
     client = client or RealClient.connect()
+    if client.host:
+        from kale_magic.api.stage import stage
+
+        stage(client, workflow, Path(folder))
     answer = client.submit(
         workflow_to_dict(workflow),
         folder=folder,

@@ -74,6 +74,7 @@ def _add_workflow_commands(commands: Any) -> None:
         commands, "run", "workflow:run", "run a workflow and wait for it", json=True,
         more="Of a notebook, the %%kale_ cells are read; nothing of the notebook itself is run.",
     )  # fmt: skip
+    _add_host(run)
     run.add_argument("file", metavar="NOTEBOOK|YAML")
     run.add_argument("--executor", metavar="E", help="where the jobs run, if a step does not say")
     run.add_argument(
@@ -154,6 +155,7 @@ def _add_look_commands(commands: Any) -> None:
     queue.add_argument("--executor", metavar="E", help="the queue of this batch system itself, your jobs: slurm")
     queue.add_argument("--all", action="store_true", help="everybody's jobs in it")
     logs = _add(commands, "logs", "look:logs", "print what a step printed", more=_STEP)
+    _add_host(logs)
     logs.add_argument("step", metavar="STEP")
     kind = logs.add_mutually_exclusive_group()
     kind.add_argument("--stderr", action="store_true", help="its stderr instead of its stdout")
