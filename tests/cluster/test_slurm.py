@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kale_magic.errors import SubmitError
+from kale_magic.kernels import general
 from kale_magic.model.codec import workflow_to_dict
 from kale_magic.model.step import Step
 from kale_magic.model.workflow import Workflow as Model
+from tests.integration.test_relay import Kernel, shown, text
 
 if TYPE_CHECKING:
     from kale_magic import Run
@@ -228,3 +230,24 @@ def visited(run: Run, name: str) -> int:
     with contextlib.closing(run["md"]._visits):
         value: int = run["md"].pull(name)
         return value
+
+
+def test_notebook_whose_own_kernel_is_a_slurm_job(login: Login, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(login.home / "data"))
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(login.home / "rt"))
+    monkeypatch.setenv("KALE_KERNEL_CPUS", "8")
+    monkeypatch.chdir(login.home)
+    (login.home / "rt").mkdir()
+    general.install()
+    blocker = login.workflow("blocker")
+    blocker.step("full", "import time; time.sleep(100)", cpus=8, each={"i": "range(2)"})
+    full = blocker.submit()
+    login.until(lambda: full.states()["full"] == "running")
+    with Kernel("kale-slurm") as kernel:
+        in_queue = lambda: next((line for line in login.client.queue() if line["step"] == "kernel" and ":" in line["reason"]), None)  # noqa: E731
+        assert login.until(in_queue)["reason"].startswith(("Resources: waits for nodes", "Priority: jobs of higher priority"))
+        full.cancel()
+        said = text(shown(kernel.client, "import os; print(os.uname().nodename, os.environ['SLURM_JOB_NAME'])")[1])
+        assert "node" in said
+        assert "kale-" in said
+    login.until(lambda: not login.squeue())
