@@ -282,7 +282,9 @@ def _add_care_commands(commands: Any) -> None:
     _add(parts, "status", "care:manager_status", "say whether it runs, and where", json=True)
     logs = _add(parts, "logs", "care:manager_logs", "print what it wrote to its log")
     logs.add_argument("--tail", metavar="N", type=count, help="the last N lines only")
-    _add_host(_add(commands, "doctor", "doctor:doctor", "check every part and say what to mend", json=True))
+    doctor = _add(commands, "doctor", "doctor:doctor", "check every part and say what to mend", json=True)
+    _add_host(doctor)
+    doctor.add_argument("--executor", metavar="E", help="run a job of one line there, and see it through: slurm")
     gc = _add(commands, "gc", "gc:collect", "remove the folders of old runs in or below this folder", json=True)
     gc.add_argument(
         "--older-than",

@@ -38,7 +38,7 @@ _PROBE = "import time\nbegun = time.time()\n"
 
 def doctor(arguments: argparse.Namespace, console: Console) -> int:
     """Check everything, or the way to a host; exit code 1 if something is wrong."""
-    from kale_magic.cli import doctor_ways
+    from kale_magic.cli import doctor_executor, doctor_ways
 
     signs = {"ok": "ok     ", "warning": "warning", "wrong": "WRONG  "}
     findings: list[Finding] = []
@@ -46,6 +46,8 @@ def doctor(arguments: argparse.Namespace, console: Console) -> int:
     checks = (_python, _packages, _state_folder, _socket_folder, _manager, _local, _kernel, doctor_ways.transports)
     if arguments.host:
         checks = (doctor_ways.transports, functools.partial(doctor_ways.host, arguments.host))
+    if arguments.executor and arguments.executor != "local":
+        checks = (*checks, functools.partial(doctor_executor.executor, arguments.executor, arguments.host))
     for check in checks:
         for finding in _caught(check):
             findings.append(finding)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import subprocess
 import sys
 import time
@@ -251,3 +252,13 @@ def test_notebook_whose_own_kernel_is_a_slurm_job(login: Login, monkeypatch: pyt
         assert "node" in said
         assert "kale-" in said
     login.until(lambda: not login.squeue())
+
+
+def test_doctor_sees_a_job_through(login: Login) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "kale_magic.cli.main", "doctor", "--executor", "slurm"], capture_output=True, text=True, check=False, cwd=login.home
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"ok +slurm queue +answers in \d+ ms; your jobs there: 0", done.stdout)
+    assert re.search(r"ok +slurm job +job \d+ ran on node\d: [\d.]+ s in the queue, [\d.]+ s in its kernel", done.stdout)
+    assert login.run("squeue", "-h") == ""
