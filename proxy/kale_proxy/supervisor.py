@@ -322,7 +322,7 @@ class Supervisor:
             where = job.held_at()
             if where is not None and job.state == "running":
                 self._moved(job, "paused", where)
-            elif where is None and job.state == "paused" and job.reason.startswith("held in "):
+            elif where is None and job.state == "paused" and job.reason.startswith("held at "):
                 self._moved(job, "running", "")
 
     def _visited(self, job: Job) -> None:
