@@ -74,6 +74,11 @@ class Visits:
         for key in list(self._visitors):
             self._visitors.pop(key).close()
 
+    def __del__(self) -> None:
+        # A Run that a program simply drops is no leak worth a ResourceWarning.
+        for visitor in self._visitors.values():
+            visitor.drop()
+
     def wait_for_kernel(
         self, target: Target, timeout: float, on_wait: Callable[[Target], None] | None = None
     ) -> Target:
@@ -305,8 +310,8 @@ class Visits:
         return found
 
     def _pull_live(self, target: Target, names: Sequence[str]) -> list[Any]:
-        _ = target.files  # values come by files
-        folder = live_folder(target) / f"pull-{uuid.uuid4().hex[:12]}"
+        here = live_folder(target) if target.reach is None else target.files / "pulled"  # a node's own disk is not ours
+        folder = here / f"pull-{uuid.uuid4().hex[:12]}"
         arguments = f"globals(), {list(names)!r}, {str(folder)!r}"
         try:
             self._ask(target, f"__import__('kale_proxy.look', fromlist=['_']).save({arguments})")

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from kale_magic.config import Settings
 
 DEFAULT = "local"
-_MODULES = {"local": "kale_magic.executors.local"}
+_MODULES = {"local": "kale_magic.executors.local", "slurm": "kale_magic.executors.slurm"}
 
 
 def names() -> tuple[str, ...]:

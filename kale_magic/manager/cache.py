@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from kale_magic.manager.surroundings import digest_of, surrounding_differences
 from kale_magic.model.difference import step_differences
 from kale_proxy import values
-from kale_proxy.record import FILES_READ
+from kale_proxy.attempt import FILES_READ
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -8,9 +8,8 @@ import signal
 import time
 from typing import TYPE_CHECKING, Any
 
-from kale_proxy import procs, steprun
+from kale_proxy import attempt, procs
 from kale_proxy.claim import pid_start
-from kale_proxy.pause import HELD
 from kale_proxy.record import new_result, now, write_event
 from kale_proxy.stayopen import RESTART, VISITED
 
@@ -73,7 +72,7 @@ class Job:
     def held_at(self) -> str | None:
         """Return where the step is held (:mod:`kale_proxy.pause`); None while it is not."""
         try:
-            return (self.live / HELD).read_text(encoding="utf-8")
+            return (self.live / attempt.HELD).read_text(encoding="utf-8")
         except OSError:
             return None
 
@@ -138,13 +137,13 @@ class Job:
 
     def was_refused(self, status: int) -> bool:
         """Whether the process ended before the step began."""
-        return os.WIFEXITED(status) and os.WEXITSTATUS(status) in {steprun.REFUSED, steprun.UNWRITABLE}
+        return os.WIFEXITED(status) and os.WEXITSTATUS(status) in {attempt.REFUSED, attempt.UNWRITABLE}
 
     def refusal(self, status: int) -> str:
         """Return why the step did not begin, in one sentence."""
         said = self.raw_log().strip().splitlines()
         why = said[-1] if said else "no reason was given"
-        if os.WEXITSTATUS(status) == steprun.REFUSED:
+        if os.WEXITSTATUS(status) == attempt.REFUSED:
             return why
         return f"the step's folder {self.spec.folder} can't be written: {why}"
 
@@ -186,7 +185,7 @@ class Job:
         return f"the process was ended by {words} ({name})" if words else f"the process was ended by {name}"
 
     def _exit_words(self, code: int) -> str:
-        if code == steprun.BROKEN:
+        if code == attempt.BROKEN:
             return f"Kale's own worker failed; its report: {self.raw_log().strip()[-2000:]}"
         if self.spec.kind in {"kernel", "notebook"}:
             return f"the kernel {self.spec.kernel or 'of the notebook'} ended with exit code {code} while the cell ran"

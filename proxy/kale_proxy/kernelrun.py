@@ -19,11 +19,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kale_proxy import claim, steprun, values
+from kale_proxy import attempt, claim, values
 from kale_proxy.agent_visit import has_subshells
 from kale_proxy.gate import Gate
 from kale_proxy.journal import JournalWriter
-from kale_proxy.record import cells_of, new_result, notebook_metadata, now, write_event, write_result, write_sample
+from kale_proxy.record import (
+    cells_of,
+    new_result,
+    notebook_metadata,
+    now,
+    publish,
+    write_event,
+    write_result,
+    write_sample,
+)
 from kale_proxy.recorder import CELL_PREFIX, Recorder
 
 if TYPE_CHECKING:
@@ -61,13 +70,13 @@ class KernelRun:
         claim.take(self.spec)
         write_event(self.spec, "running", pid=os.getpid(), live=str(self.live))
         os.environ.update(self.spec.env)
-        os.environ.update(steprun.job_environment(self.spec))
+        os.environ.update(attempt.job_environment(self.spec))
         try:
             result = self._lacking() or self._start() or self._cells()
-            if result.reason == steprun.STOPPED:
-                self._hold(self.spec.hold_s, steprun.hold_words(self.spec.hold_s))
+            if result.reason == attempt.STOPPED:
+                self._hold(self.spec.hold_s, attempt.hold_words(self.spec.hold_s))
             elif result.state == "failed" and self.spec.hold_on_failure_s and self.kernel is not None:
-                self._hold(self.spec.hold_on_failure_s, steprun.hold_words(self.spec.hold_on_failure_s, result.reason))
+                self._hold(self.spec.hold_on_failure_s, attempt.hold_words(self.spec.hold_on_failure_s, result.reason))
         except KernelGone:
             assert self.kernel is not None
             code = self.kernel.wait()
@@ -82,7 +91,7 @@ class KernelRun:
 
     def _lacking(self) -> JobResult | None:
         try:
-            steprun.require_files(self.spec)
+            attempt.require_files(self.spec)
         except values.ValueFileError as exc:
             return self._result("failed", f"step `{self.spec.step}` could not get its inputs: {exc}")
         return None
@@ -146,6 +155,7 @@ class KernelRun:
 
             info["kale_visits"] = self._execute(visits.bootstrap_source(), is_silent=True)["status"] == "ok"
         values.write_atomic(self.live / "kernel.json", json.dumps(info).encode())
+        publish(self.spec, self.live)
         return None
 
     def _cells(self) -> JobResult:
@@ -164,14 +174,14 @@ class KernelRun:
             return self._raised(reply)
         try:
             index = self._collect() if spec.outputs else {}
-            files = steprun.check_files(spec)
+            files = attempt.check_files(spec)
         except values.ValueFileError as exc:
             return self._result("failed", f"step `{spec.step}`: {exc}")
         return self._result("completed", "", exit_code=0, outputs=index, files=tuple(files))
 
     def _tell(self, state: str, reason: str) -> None:
         with contextlib.suppress(OSError):
-            self.link.sendall(steprun.state_line(state, reason))
+            self.link.sendall(attempt.state_line(state, reason))
 
     def _wait_at_gate(self) -> JobResult | None:
         """Wait for a person, and set what was decided as variables; return a result if the language has no way for that."""
@@ -194,7 +204,7 @@ class KernelRun:
 
     def _raised(self, reply: dict[str, Any]) -> JobResult:
         if (self.live / "stop").exists() and (reply.get("ename") == "KeyboardInterrupt" or self.language != "python"):
-            return self._result("cancelled", steprun.STOPPED, exit_code=130, error=_error(reply))
+            return self._result("cancelled", attempt.STOPPED, exit_code=130, error=_error(reply))
         name, value = reply.get("ename") or "error", reply.get("evalue") or ""
         return self._result("failed", f"{name}: {value}" if value else str(name), error=self.recorder.error or _error(reply))
 
@@ -276,7 +286,7 @@ class KernelRun:
             self.recorder.save()
         write_event(self.spec, "paused", reason=reason)
         with contextlib.suppress(OSError):
-            self.link.sendall(steprun.state_line("paused", reason))
+            self.link.sendall(attempt.state_line("paused", reason))
             self._publish_until_released(hold_s)
 
     def _publish_until_released(self, hold_s: float) -> None:

@@ -13,7 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kale_proxy import steprun, values
+from kale_proxy import values
+from kale_proxy.attempt import check_files
 from kale_proxy.kernelrun import KernelRun
 from kale_proxy.notebookfile import INJECTED, RAISES, SKIPPED, SOURCE, NotebookError, cells, read
 from kale_proxy.recorder import Recorder
@@ -68,7 +69,7 @@ class NotebookRun(KernelRun):
                 return replace(found, reason=f"cell {number}: {found.reason}") if found.state == "failed" else found
         try:
             index = self._collect() if spec.outputs else {}
-            files = steprun.check_files(spec)
+            files = check_files(spec)
         except values.ValueFileError as exc:
             return self._result("failed", f"step `{spec.step}`: {exc}")
         return self._result("completed", "", exit_code=0, outputs=index, files=tuple(files))

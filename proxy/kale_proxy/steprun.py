@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import random
 import resource
@@ -16,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 import zmq
 
 from kale_proxy import claim, values
+from kale_proxy.attempt import STOPPED, check_files, hold_words, job_environment, require_files, state_line
 from kale_proxy.gate import Gate
 from kale_proxy.record import (
-    FILES_READ,
     cells_of,
     new_result,
     notebook_metadata,
     now,
+    publish,
     write_event,
     write_result,
     write_sample,
@@ -38,9 +38,6 @@ if TYPE_CHECKING:
     from kale_proxy.spec import JobResult, JobSpec
     from kale_proxy.stepkernel import StepApp
 
-REFUSED = 96  # exit code: another copy of this attempt has begun
-UNWRITABLE = 95  # exit code: the step's folder can't be written
-BROKEN = 98  # exit code: a fault of ours, its traceback is in raw.log
 
 
 class StepRun:
@@ -74,6 +71,7 @@ class StepRun:
         claim.take(self.spec)
         self._enter()
         write_event(self.spec, "running", pid=os.getpid(), live=str(self.app.live))
+        publish(self.spec, self.app.live)
         self.app.recorder = self.app.iopub_thread.recorder = self.recorder
         loop = asyncio.get_event_loop()
         try:
@@ -232,20 +230,6 @@ class StepRun:
         return new_result(self.spec, "failed", self.started_at, reason=reason, exit_code=code, error=error)
 
 
-STOPPED = "stopped by the user"
-
-
-def hold_words(hold_s: float, failure: str = "") -> str:
-    """Return the reason of a step whose kernel is kept for a look after it was stopped, or has failed."""
-    what = f"failed ({failure})" if failure else "stopped"
-    return f"{what}; its kernel stays open for {hold_s:g} s"
-
-
-def state_line(state: str, reason: str) -> bytes:
-    """Return the line by which a step tells its supervisor its state."""
-    return json.dumps({"state": state, "reason": reason}).encode() + b"\n"
-
-
 def load_inputs(spec: JobSpec) -> dict[str, object]:
     """Load every input; a sweep's output becomes a list in point order and ``NAME_params``. Raises ValueFileError."""
     found: dict[str, object] = {}
@@ -256,51 +240,6 @@ def load_inputs(spec: JobSpec) -> dict[str, object]:
             points = [read_literal(text) for text in item.gather_params]
             found[f"{item.name}_params"] = points
             found.setdefault(f"{item.producer}_params", points)
-    return found
-
-
-def job_environment(spec: JobSpec) -> dict[str, str]:
-    """Return the variables by which the step's code, and cancel, know the job."""
-    found = {"KALE_RUN": spec.run, "KALE_STEP": spec.step, "KALE_ATTEMPT": str(spec.attempt), "KALE_JOB": spec.uuid, "KALE_STEP_FOLDER": spec.folder}
-    if spec.point is not None:
-        found["KALE_POINT"] = str(spec.point)
-    if "OMP_NUM_THREADS" not in os.environ and "OMP_NUM_THREADS" not in spec.env:
-        found["OMP_NUM_THREADS"] = str(spec.limits.cpus)
-    if spec.limits.gpus:
-        found["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, spec.limits.gpus))
-    return found
-
-
-def require_files(spec: JobSpec) -> None:
-    """Refuse to begin without the files of ``--files-in``; raises ValueFileError naming the pattern.
-
-    Their digests are kept, so that the next submit can tell whether they are the same.
-    """
-    import glob
-    import hashlib
-
-    found: dict[str, str] = {}
-    for pattern in spec.files_in:
-        matches = sorted(glob.iglob(pattern, root_dir=spec.cwd, recursive=True))
-        if not matches:
-            raise values.ValueFileError(f"no file in {spec.cwd} matches --files-in {pattern}")
-        for name in matches:
-            with contextlib.suppress(OSError), (Path(spec.cwd) / name).open("rb") as stream:  # a folder has no content
-                found[name] = hashlib.file_digest(stream, "sha256").hexdigest()[:32]
-    if found:
-        values.write_atomic(Path(spec.folder) / FILES_READ, json.dumps(found, indent=1).encode())
-
-
-def check_files(spec: JobSpec) -> list[str]:
-    """Return the files that match ``files_out``, relative to the working folder; a pattern without any is an error."""
-    import glob
-
-    found: list[str] = []
-    for pattern in spec.files_out:
-        matches = sorted(glob.glob(pattern, root_dir=spec.cwd, recursive=True))
-        if not matches:
-            raise values.ValueFileError(f"it made no file that matches --files-out {pattern}")
-        found += matches
     return found
 
 

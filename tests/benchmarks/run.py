@@ -17,6 +17,7 @@ from pathlib import Path
 import cuts as tunnel_cuts
 import own
 import peers as others
+import slurm as batch
 import steer
 from measure import machine_line, print_table
 
@@ -36,6 +37,7 @@ PARTS = {
     "spec": proxy.spec,
     "tunnel": proxy.tunnel,
     "cuts": tunnel_cuts.cuts,
+    "slurm": batch.slurm,
 }
 
 
