@@ -21,7 +21,7 @@ from kale_magic.errors import ManagerError, ManagerUnavailable, UsageError
 from kale_magic.model.events import Event
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from kale_magic._connection import Connection
@@ -252,8 +252,13 @@ class Client:
         finally:
             self.close()
 
-    def wait(self, run: str, *, timeout: float | None = None) -> dict[str, Any]:
-        """Return the run's status as soon as it has ended; raises TimeoutError after ``timeout`` seconds."""
+    def wait(
+        self, run: str, *, timeout: float | None = None, on_event: Callable[[Event], None] | None = None
+    ) -> dict[str, Any]:
+        """Return the run's status as soon as it has ended; raises TimeoutError after ``timeout`` seconds.
+
+        ``on_event`` gets every change meanwhile.
+        """
         deadline = None if timeout is None else time.monotonic() + timeout
         status = self.status(run)
         with self.events(since=status["seq"], run=run) as stream:
@@ -262,6 +267,8 @@ class Client:
                 if left is not None and left <= 0:
                     raise TimeoutError(f"run {run} has not ended within {timeout:g} s")
                 event = stream.next(left)
+                if event is not None and on_event is not None:
+                    on_event(event)
                 if event is not None and event.kind in {"run", "gap"}:
                     status = self.status(run)
         return status

@@ -68,9 +68,14 @@ def expand(plans: Iterable[StepPlan]) -> Iterator[Job]:
     for plan in plans:
         for point in [None] if plan.point_count is None else range(plan.point_count):
             state = StepState.WAITING if plan.source is None else StepState.CACHED
-            reason = "" if plan.source is None else "its outputs are those of an earlier run"
+            reason = "" if plan.source is None else f"its outputs are those of {_run_of(plan.source)}"
             yield Job(index, plan.name, point, state, reason=reason, source=plan.source)
             index += 1
+
+
+def _run_of(source: str) -> str:
+    """Return the run that a step's folder, ``.../RUN/steps/STEP``, is of."""
+    return source.rsplit("/", 3)[1] if source.count("/") >= 3 else "an earlier run"
 
 
 def attempt_uuid(seed: str, job: Job) -> str:

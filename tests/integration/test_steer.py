@@ -357,3 +357,37 @@ def test_a_sweep_is_a_table_of_parameters_metrics_results_and_states(tmp_path: P
     assert (table.seconds >= 0).all()
     assert set(table.columns) == {"n", "k", "state", "seconds", "loss", "metric_n", "best"}
     assert [row["point"] for row in run["md[n=2]"].rows()] == [1]
+
+
+def test_input_in_a_kernel_of_another_environment_asks_too_and_a_stop_ends_the_question(tmp_path: Path, kale: Kale, until: Callable) -> None:
+    from kale_proxy.places import jupyter_data_dir
+
+    folder = jupyter_data_dir() / "kernels" / "other"
+    folder.mkdir(parents=True)
+    argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    (folder / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": "other", "language": "python"}))
+    run = steps.submit(tmp_path, kale, "name = input('Which metal? ')\nprint(name * 2)\ninput('More? ')", kernel="other", hold="1s")
+    step = run["md"]
+    until(lambda: step.state == "gated", "the question", timeout=WAIT_S)
+    assert step.reason == "asks: Which metal?"
+    step.proceed(answer="Cu")
+    until(lambda: step.reason == "asks: More?", "the next question")
+    assert step.logs() == "Which metal? Cu\nCuCu\n"
+    step.stop()
+    assert run.wait(timeout=WAIT_S) == "cancelled"
+
+
+def test_a_cell_that_waits_asks_what_the_step_asks(
+    notebook_runner: Callable, cell_text: Callable, tmp_path: Path, kale: Kale
+) -> None:
+    cells = notebook_runner([
+        "%load_ext kale_magic",
+        "import kale_magic.magics.look as look\nlook.ask_here = lambda prompt, is_password: f'{prompt}42'\nfrom kale_magic.magics.session import KaleMagics\nKaleMagics.can_ask = True",
+        "%%kale_step ask --outputs n --run\nn = input('n? ')",
+        "%kale_pull ask n\nn",
+        "%%kale_step pick --gate --outputs m\nm = 1",
+        "run = %kale_submit --only pick\nimport time\nwhile run['pick'].state != 'gated': time.sleep(0.05)",
+        "%kale_continue pick --set k=3\n%kale_wait --timeout 60",
+    ]).cells  # fmt: skip
+    assert "n? 42" in cell_text(cells[3])
+    assert "goes on with k=3" in cell_text(cells[6])
