@@ -216,6 +216,13 @@ class Client:
         """Keep a step that is in the queue from starting, until it is released."""
         return self._ask_object(protocol.HOLD, {"run": run, "step": step, "point": point})
 
+    def proceed(
+        self, run: str, step: str, point: int | None = None, *, decision: Mapping[str, str], by: str = ""
+    ) -> dict[str, Any]:
+        """Queue a step that waits for a person before it is queued, with what was decided: name -> literal."""
+        fields = {"run": run, "step": step, "point": point, "set": dict(decision), "by": by}
+        return self._ask_object(protocol.CONTINUE, fields)
+
     def freeze(self, run: str, step: str, point: int | None = None, *, is_on: bool) -> dict[str, Any]:
         """Stop all processes of a running step where they are, or let them go on."""
         return self._ask_object(protocol.FREEZE, {"run": run, "step": step, "point": point, "on": is_on})

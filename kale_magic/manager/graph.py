@@ -39,6 +39,7 @@ class StepPlan:
     executor: str = "local"
     source: str | None = None
     is_early: bool = False
+    is_gate_before: bool = False  # it is queued only once a person has let it go on
 
 
 @dataclass(slots=True)

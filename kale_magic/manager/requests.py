@@ -70,6 +70,7 @@ class Requests:
             protocol.PREVIEW: self._preview,
             protocol.SURVEY: self._survey,
             protocol.FREEZE: self._freeze,
+            protocol.CONTINUE: self._continue,
             protocol.QUEUE: self._queue,
             protocol.MANAGER: self._manager,
         }
@@ -302,6 +303,17 @@ class Requests:
                 job.uuid = attempt_uuid(context.record.seed, job)
                 scripts[job.step] = executor.script(context.ticket(job))
         return {"scripts": scripts}
+
+    async def _continue(self, fields: dict[str, Any]) -> dict[str, Any]:
+        run, step, point = self._target(fields)
+        if step is None:
+            raise UsageError("continue: a step is needed.")
+        decision = {str(name): str(text) for name, text in dict(fields.get("set") or {}).items()}
+        names = self._service.proceed(run, step, point, decision, _text(fields, "by") or "")
+        if not names:
+            raise UsageError(f"`{step}` of run {run.record.id} is {run.machine.state(step).value}: it waits for nobody.")
+        await self._service.committed()
+        return {"continued": names}
 
     async def _freeze(self, fields: dict[str, Any]) -> dict[str, Any]:
         run, step, _ = self._target(fields)

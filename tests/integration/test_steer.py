@@ -391,3 +391,21 @@ def test_a_cell_that_waits_asks_what_the_step_asks(
     ]).cells  # fmt: skip
     assert "n? 42" in cell_text(cells[3])
     assert "goes on with k=3" in cell_text(cells[6])
+
+
+def test_a_gate_with_release_allocates_nothing_survives_the_manager_and_goes_on_with_what_was_decided(
+    tmp_path: Path, kale: Kale, until: Callable
+) -> None:
+    workflow = Workflow("gated", folder=tmp_path)
+    workflow.step("make", "x = 4", outputs=["x"])
+    workflow.step("pick", "echo $x times $n", shell=True, inputs=["x"], params={"n": 1}, gate_release=True)
+    run = kale.run(workflow.submit(client=kale.client).name)
+    until(lambda: run["pick"].state == "gated", "the gate")
+    assert run["pick"].reason == "waits for a person; nothing is allocated meanwhile"
+    assert not kale.client.queue()
+    kale.client.shutdown()
+    with pytest.raises(UsageError, match="it has no kernel yet|asks no question"):
+        run["pick"].proceed(answer="x")
+    assert "goes on with n=7, and is queued" in program(tmp_path, "continue", "pick", "--set", "n=7").stdout
+    assert run.wait(timeout=WAIT_S) == "completed"
+    assert run["pick"].logs() == "4 times 7\n"
