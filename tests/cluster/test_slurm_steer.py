@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import pytest
-
-from kale_magic.errors import UsageError
 
 if TYPE_CHECKING:
     from tests.cluster.conftest import Login
@@ -41,8 +40,6 @@ def test_a_step_on_a_node_is_steered_paused_stopped_and_goes_on_from_its_checkpo
     assert step.reason.startswith("held at line ")
     before = step.pull("n")
     assert step.pull("n") == before
-    with pytest.raises(UsageError, match="executor slurm can't freeze"):
-        step.pause(freeze=True)
     step.resume()
     login.until(lambda: step.state == "running" and step.pull("n") > before)
     step.stop()
@@ -50,6 +47,27 @@ def test_a_step_on_a_node_is_steered_paused_stopped_and_goes_on_from_its_checkpo
     again = step.rerun({"lr": 5.0})
     login.completed(again)
     assert int(again["md"].logs().split()[1]) >= before
+
+
+def test_a_frozen_job_stands_on_its_node_with_what_srun_started_there_and_on_others(login: Login) -> None:
+    code = "srun --overlap -N 2 -n 2 bash -c 'for i in $(seq 2000); do echo $i >> rank$SLURM_PROCID.txt; sleep 0.05; done'"
+    wf = login.workflow()
+    wf.step("mpi", code, shell=True, nodes=2)
+    run = wf.submit()
+    step = run["mpi"]
+    files = [login.home / f"rank{rank}.txt" for rank in (0, 1)]
+    login.until(lambda: all(file.exists() for file in files), 60)
+    step.pause(freeze=True)
+    login.until(lambda: step.state == "paused")
+    assert step.reason.startswith("frozen")
+    time.sleep(1)
+    before = [file.read_text() for file in files]
+    time.sleep(1)
+    assert [file.read_text() for file in files] == before
+    step.resume()
+    login.until(lambda: step.state == "running" and all(len(file.read_text()) > len(text) for file, text in zip(files, before, strict=True)))
+    step.cancel()
+    login.ended(run)
 
 
 def test_a_gate_on_a_node_is_opened_from_the_login_host_and_what_was_done_is_cached(login: Login) -> None:
