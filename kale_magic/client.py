@@ -23,7 +23,7 @@ from kale_magic.errors import ManagerError, ManagerUnavailable
 from kale_magic.model.events import Event
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from kale_magic._connection import Connection
@@ -241,6 +241,13 @@ class Client:
         """Keep a step that is in the queue from starting, until it is released."""
         return self._ask_object(protocol.HOLD, {"run": run, "step": step, "point": point})
 
+    def proceed(
+        self, run: str, step: str, point: int | None = None, *, decision: Mapping[str, str], by: str = ""
+    ) -> dict[str, Any]:
+        """Queue a step that waits for a person before it is queued, with what was decided: name -> literal."""
+        fields = {"run": run, "step": step, "point": point, "set": dict(decision), "by": by}
+        return self._ask_object(protocol.CONTINUE, fields)
+
     def freeze(self, run: str, step: str, point: int | None = None, *, is_on: bool) -> dict[str, Any]:
         """Stop all processes of a running step where they are, or let them go on."""
         return self._ask_object(protocol.FREEZE, {"run": run, "step": step, "point": point, "on": is_on})
@@ -277,8 +284,13 @@ class Client:
         finally:
             self.close()
 
-    def wait(self, run: str, *, timeout: float | None = None) -> dict[str, Any]:
-        """Return the run's status as soon as it has ended; raises TimeoutError after ``timeout`` seconds."""
+    def wait(
+        self, run: str, *, timeout: float | None = None, on_event: Callable[[Event], None] | None = None
+    ) -> dict[str, Any]:
+        """Return the run's status as soon as it has ended; raises TimeoutError after ``timeout`` seconds.
+
+        ``on_event`` gets every change meanwhile.
+        """
         deadline = None if timeout is None else time.monotonic() + timeout
         status = self.status(run)
         with self.events(since=status["seq"], run=run) as stream:
@@ -287,6 +299,8 @@ class Client:
                 if left is not None and left <= 0:
                     raise TimeoutError(f"run {run} has not ended within {timeout:g} s")
                 event = stream.next(left)
+                if event is not None and on_event is not None:
+                    on_event(event)
                 if event is not None and event.kind in {"run", "gap"}:
                     status = self.status(run)
         return status

@@ -44,6 +44,11 @@ class Asks(Protocol):
     def release(self, run: str, step: str, point: int | None = None) -> dict[str, Any]:
         """End the look at a stopped step."""
 
+    def proceed(
+        self, run: str, step: str, point: int | None = None, *, decision: Mapping[str, str], by: str = ""
+    ) -> dict[str, Any]:
+        """Queue a step that waits for a person before it is queued."""
+
     def freeze(self, run: str, step: str, point: int | None = None, *, is_on: bool) -> dict[str, Any]:
         """Stop all processes of a running step, or let them go on."""
 

@@ -58,6 +58,12 @@ def go_on(
     UsageError
         It waits for nobody, or for something else.
     """
+    if target.state == "gated" and target.live is None:  # nothing was allocated for it yet
+        if answer is not None:
+            raise UsageError(f"{target} is at a gate and asks no question.", "Give it variables: --set x=3.")
+        literals = {name: to_literal(value, name) for name, value in values.items()}
+        visits.client.proceed(target.run, target.step, target.point, decision=literals, by=who())
+        return f"goes on{_shown(literals)}, and is queued"
     what = asked(visits, target)
     decision: dict[str, Any] = {"by": who()}
     if what["kind"] == "input":
@@ -73,5 +79,9 @@ def go_on(
         decision["set"] = {name: to_literal(value, name) for name, value in values.items()}
     if not visits.ask_agent(target, "continue", decision=decision).get("ok"):
         raise UsageError(f"{target} {target.doing}: somebody else has let it go on.")
-    shown = ", ".join(f"{name}={text}" for name, text in decision.get("set", {}).items())
-    return f"goes on{f' with {shown}' if shown else ''}"
+    return f"goes on{_shown(decision.get('set', {}))}"
+
+
+def _shown(literals: Mapping[str, str]) -> str:
+    shown = ", ".join(f"{name}={text}" for name, text in literals.items())
+    return f" with {shown}" if shown else ""

@@ -6,6 +6,7 @@ by the manager, whose executor knows every process. Called by the Python API, th
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from kale_magic.api.visits import refuse_without_kernel
@@ -15,12 +16,13 @@ if TYPE_CHECKING:
     from kale_magic.api.find import Target
     from kale_magic.api.visits import Visits
 
+_FRAME = re.compile(r'File "(?P<file>[^"]*)", line (?P<line>\d+), in (?P<function>\S+)')
 LONGEST_S = 7 * 86400.0
 _NO_KERNEL = frozenset({"shell", "script"})
 
 
 def pause(visits: Visits, target: Target, *, lease_s: float = LONGEST_S, is_freezing: bool = False) -> str:
-    """Hold one job; return a sentence's end: ``is held in f, line 3``, or that it will be when its present call returns.
+    """Hold one job; return a sentence's end: ``is held at line 3 of f``, or that it will be when its present call returns.
 
     Parameters
     ----------
@@ -88,5 +90,10 @@ def _ask(visits: Visits, target: Target, content: dict[str, object]) -> dict[str
 
 
 def _place(where: list[str] | object) -> str:
+    """Return the innermost line of a traceback in words: of the step's cell by its number alone."""
     lines = [line.strip() for line in where if isinstance(line, str)] if isinstance(where, list) else []
-    return lines[-1].partition("\n")[0] if lines else "its present line"
+    match = _FRAME.match(lines[-1]) if lines else None
+    if match is None:
+        return "its present line"
+    file = "" if "ipykernel" in match["file"] else f" ({match['file']})"
+    return f"line {match['line']}" + (f" of {match['function']}" if match["function"] != "<module>" else "") + file

@@ -5,17 +5,17 @@ Rows are plain dicts, so that nothing need be installed; :func:`frame` makes a p
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kale_magic.api import files
 from kale_magic.api.find import points_of
+from kale_magic.api.rerun import workflow_of
 from kale_magic.errors import UsageError
 from kale_magic.render.view import parse_time
 from kale_proxy import values
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from kale_magic.api.find import Asks, Target
 
 _SCALARS = (int, float, str, bool, type(None))
@@ -29,13 +29,15 @@ def rows(client: Asks, target: Target) -> list[dict[str, Any]]:
 
     A name that two of them share keeps its parameter; the metric or output is then ``metric_NAME`` or ``output_NAME``.
     """
-    step = client.status(target.run)["steps"][target.step]
+    status = client.status(target.run)
+    step = status["steps"][target.step]
     points = points_of(client, target.run, target.step)
+    params = workflow_of(Path(status["folder"])).steps[target.step].params
     if not points:
-        return [_row({}, target.files, step)]
+        return [_row(dict(params), target.files, step)]
     chosen = range(len(points)) if target.point is None else [target.point]
     base = target.files if target.point is None else target.files.parent
-    return [_row({"point": number, **points[number]}, base / str(number), step["points"][str(number)]) for number in chosen]
+    return [_row({"point": number, **points[number], **params}, base / str(number), step["points"][str(number)]) for number in chosen]
 
 
 def frame(client: Asks, target: Target) -> Any:

@@ -287,8 +287,9 @@ class Visits:
         UsageError
             A value can't be handed over, or the step has no kernel of Python.
         """
-        _ = target.files  # values go by files
-        folder = live_folder(target) / f"push-{uuid.uuid4().hex[:12]}"
+        live = live_folder(target)
+        here = live if target.reach is None else target.files / "pulled"  # a node's own disk is not ours
+        folder = here / f"push-{uuid.uuid4().hex[:12]}"
         try:
             values.save_all(found, folder)
             arguments = f"getattr(globals(), 'base', globals()), {list(found)!r}, {str(folder)!r}, {by!r}"

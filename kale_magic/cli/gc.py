@@ -1,4 +1,7 @@
-"""``gc``: removes the folders of runs that ended long ago. Only what the manager knows as ended, and only below this folder."""
+"""``gc``: removes the folders of runs that ended long ago.
+
+Only what the manager knows as ended, only below this folder, and not what a run that stays has its cached outputs from.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +33,7 @@ def collect(arguments: argparse.Namespace, console: Console) -> int:
     with Client.connect() as client:
         known = here(client).runs(client)
     old = [run for run in known if is_old(run, arguments.older_than, now())]
+    old = unused(old, [run for run in known if run not in old])
     sizes = {str(run["run"]): folder_bytes(Path(run["folder"])) for run in old}
     if old and not arguments.yes:
         _ask(old, sizes, console)
@@ -61,6 +65,14 @@ def is_old(run: dict[str, Any], age_s: float, moment: datetime) -> bool:
         and folder.is_dir()
         and not folder.is_symlink()
     )
+
+
+def unused(old: list[dict[str, Any]], kept: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return those of old runs whose outputs no kept run uses, as its own ``cached`` steps."""
+    from kale_magic.api.lineage import lineage
+
+    sources = [Path(source) for run in kept for source in (lineage(Path(str(run.get("folder")))).get("sources") or {}).values()]
+    return [run for run in old if not any(source.is_relative_to(str(run["folder"])) for source in sources)]
 
 
 def folder_bytes(folder: Path) -> int:

@@ -91,7 +91,8 @@ def build_step(given: SimpleNamespace, body: str, *, first_line: int, common: Co
         files_out=given.files_out,
         resources=_resources(given),
         retries=given.retries or 0,
-        is_gate=given.gate,
+        is_gate=given.gate or given.gate_release,
+        is_gate_release=given.gate_release,
         no_cache=given.no_cache,
         hold_s=given.hold,
         hold_on_failure_s=given.hold_on_failure,
@@ -185,8 +186,8 @@ def check_step(step: Step, *, common: Collection[str] | None = ()) -> None:
 
 
 def _check_words(step: Step) -> None:
-    if step.is_gate and step.kind in {StepKind.SHELL, StepKind.SCRIPT}:
-        raise UsageError(f"Step {step.name} is a gate, which needs a kernel to work in; a {step.kind} step has none.", "Put the gate before it.")
+    if step.is_gate and not step.is_gate_release and step.kind in {StepKind.SHELL, StepKind.SCRIPT}:
+        raise UsageError(f"Step {step.name} is a gate, which needs a kernel to work in; a {step.kind} step has none.", "Write --gate-release.")
     for output in step.outputs:
         if not output.isidentifier():
             raise UsageError(f"--outputs {output!r} of step {step.name} is no name of a variable.", "Write --outputs u,v.")

@@ -97,6 +97,7 @@ _DECLARE = (
     Option("shell", Kind.FLAG, "the cell is a bash script"),
     Option("notebook", Kind.TEXT, "run this notebook, by papermill's convention; the cell is empty", "FILE.ipynb"),
     Option("gate", Kind.FLAG, "wait for a person before the cell, its inputs loaded: %kale_open, then %kale_continue"),
+    Option("gate-release", Kind.FLAG, "wait for a person before it is queued: nothing is allocated meanwhile, and no kernel"),
 )
 _RESOURCES = (
     Option("nodes", Kind.COUNT, "nodes", "N"),

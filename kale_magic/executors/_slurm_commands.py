@@ -145,6 +145,10 @@ class Commands:
         """Send a signal to a job's worker, if the number is still that of the job of this name."""
         await self._run(["scancel", "--batch", f"--signal={signal}", f"--name={name}", native_id], self._command_s)
 
+    async def signal_steps(self, native_id: str, name: str, signal: str) -> None:
+        """Send a signal to what ``srun`` started in a job, on all its nodes, and not to its worker."""
+        await self._run(["scancel", f"--signal={signal}", f"--name={name}", native_id], self._command_s)
+
     async def hold(self, ids: Sequence[str], *, is_held: bool) -> None:
         """Hold or release jobs in the queue; raises NoAnswer."""
         for start in range(0, len(ids), _CHUNK):

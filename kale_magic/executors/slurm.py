@@ -60,6 +60,7 @@ class SlurmExecutor(Executor):
     """
 
     keeps_order = True
+    can_freeze = True
 
     def __init__(self, commands: Commands, settings: Settings, clock: Clock) -> None:
         self._commands = commands
@@ -194,6 +195,13 @@ class SlurmExecutor(Executor):
             self._book.tell(Report(ReportKind.STATE, uuid, {"state": "queued"}))
         elif job.native_id:
             self._do(self._commands.hold([job.native_id], is_held=False))
+
+    def freeze(self, uuid: str, *, is_on: bool) -> None:
+        """Stop all processes of a running job, its ranks on other nodes too, or let them go on."""
+        job = self._book.jobs.get(uuid)
+        if job is not None and job.native_id and job.batch is not None:
+            self._do(self._commands.signal_steps(job.native_id, job.batch.name, "STOP" if is_on else "CONT"))
+            self._signal(uuid, "TSTP" if is_on else "CONT")
 
     def hold(self, uuid: str) -> None:
         """Keep a job in the queue."""

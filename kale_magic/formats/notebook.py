@@ -115,7 +115,7 @@ def step_words(step: Step) -> Iterator[str]:
     if step.kind is StepKind.SHELL:
         yield "--shell"
     if step.is_gate:
-        yield "--gate"
+        yield "--gate-release" if step.is_gate_release else "--gate"
     yield from _resource_words(step.resources)
     if step.retries:
         yield f"--retries {step.retries}"

@@ -27,7 +27,7 @@ def push(session: KaleMagics, request: Request) -> None:
     done = push_into(session.visits, target, given)
     names = ", ".join(done.names)
     if not done.is_edit:
-        print(f"{names}: pushed into {target} ({target.state})")
+        print(f"{names}: pushed into {target}")
         return
     print(f"{names}: replaced in {target}; the old {'one is' if len(done.names) == 1 else 'ones are'} kept beside it")
     if done.stale:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from kale_magic.manager.surroundings import digest_of, surrounding_differences
 from kale_magic.model.difference import step_differences
 from kale_proxy import values
-from kale_proxy.record import FILES_READ
+from kale_proxy.attempt import FILES_READ
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -164,7 +164,7 @@ class Cache:
             if old is None or new is None:
                 return [f"input `{name}` is not there"]
             olds, news = _folders(old), _folders(new)
-            if len(olds) != len(news):
+            if not olds or len(olds) != len(news):
                 return [f"input `{name}` changed"]
             for was, is_ in zip(olds, news, strict=True):
                 if not self._is_same(was, is_, output, earlier):
@@ -190,7 +190,7 @@ class Cache:
 
     def _outputs(self, step: Step, earlier: Earlier) -> list[str]:
         """Return what of the earlier results is no longer there."""
-        for folder in _folders(earlier.folder, earlier.body.point_count):
+        for folder in _jobs_of(earlier):
             index = self._index(folder) if step.outputs else {}
             for name in step.outputs:
                 if name not in index or not os.path.exists(f"{folder}/outputs/{index[name]['file']}"):
@@ -217,26 +217,31 @@ class Cache:
         return self._indexes[folder]
 
 
-def _folders(folder: str, point_count: int | None = None) -> list[str]:
-    """Return the folders of a step's jobs: itself, or for a sweep one for each point."""
-    if point_count is None and os.path.exists(f"{folder}/result.json"):
+def _folders(folder: str) -> list[str]:
+    """Return the folders of a step's jobs as they are on the disk: itself, or for a sweep one for each point; none if it is gone."""
+    if os.path.exists(f"{folder}/result.json"):
         return [folder]
-    if point_count is None:
-        point_count = sum(name.isdigit() for name in os.listdir(folder)) if os.path.isdir(folder) else 0
-    return [f"{folder}/{number}" for number in range(point_count)]
+    count = sum(name.isdigit() for name in os.listdir(folder)) if os.path.isdir(folder) else 0
+    return [f"{folder}/{number}" for number in range(count)]
+
+
+def _jobs_of(earlier: Earlier) -> list[str]:
+    """Return the folders that the jobs of an earlier step had, whether or not they are there."""
+    count = earlier.body.point_count
+    return [earlier.folder] if count is None else [f"{earlier.folder}/{number}" for number in range(count)]
 
 
 def _inputs_on_record(earlier: Earlier) -> dict[str, str]:
     """Return the digests of the files of ``--files-in`` as the step's jobs found them."""
     found: dict[str, str] = {}
-    for folder in _folders(earlier.folder, earlier.body.point_count):
+    for folder in _jobs_of(earlier):
         found |= _read(f"{folder}/{FILES_READ}")
     return found
 
 
 def _times(earlier: Earlier) -> tuple[float, float]:
     """Return when the first job of a step began and the last one ended, in seconds since the epoch."""
-    results = [_result(folder) for folder in _folders(earlier.folder, earlier.body.point_count)]
+    results = [_result(folder) for folder in _jobs_of(earlier)]
     started = min((_seconds(result.get("started_at", "")) for result in results), default=0.0)
     return started, max((_seconds(result.get("ended_at", "")) for result in results), default=0.0)
 

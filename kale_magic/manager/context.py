@@ -111,12 +111,13 @@ class RunContext:
                 step.executor,
                 step.source,
                 self._is_early(step),
+                self.workflow.steps[step.name].is_gate_release,
             )
             for step in self.steps.values()
         ]
 
     def _is_early(self, step: StepBody) -> bool:
-        return step.executor in self._ordered and all(
+        return not self.workflow.steps[step.name].is_gate_release and step.executor in self._ordered and all(
             self.steps[parent].executor == step.executor for parent in step.parents if self.steps[parent].source is None
         )
 
@@ -133,7 +134,7 @@ class RunContext:
             job.address,
             (self.record.number, job.index),
             step.demand,
-            partial(self.spec, job.step, job.point, job.attempt, job.uuid),
+            partial(self.spec, job.step, job.point, job.attempt, job.uuid, job.decision),
             partial(self.environment, job.step),
             job.step,
             job.point,
@@ -151,8 +152,10 @@ class RunContext:
             found = self._environments[added] = Environment(self.record.python, self._environ, *added)
         return found
 
-    def spec(self, name: str, point: int | None, attempt: int, uuid: str) -> JobSpec:
-        """Return what the worker of one attempt is to do."""
+    def spec(
+        self, name: str, point: int | None, attempt: int, uuid: str, decision: Mapping[str, str] | None = None
+    ) -> JobSpec:
+        """Return what the worker of one attempt is to do; ``decision`` is what a person set at a gate before it."""
         step, body = self.workflow.steps[name], self.steps[name]
         values = {**step.params, **(self._sweep(name)[point] if point is not None else {})}
         return JobSpec(
@@ -169,14 +172,14 @@ class RunContext:
             notebook=step.notebook,
             common=self._common if step.kind == "python" else "",
             description=step.description,
-            params={key: to_literal(value, f"{key} of step {name}") for key, value in values.items()},
+            params={key: to_literal(value, f"{key} of step {name}") for key, value in values.items()} | dict(decision or {}),
             inputs=tuple(self._input(*binding) for binding in body.bindings),
             outputs=step.outputs,
             files_in=step.files_in,
             files_out=step.files_out,
             env=self._env(name, point),
             limits=self._limits(step, body),
-            is_gate=step.is_gate,
+            is_gate=step.is_gate and not step.is_gate_release,
             hold_s=HOLD_S if step.hold_s is None else step.hold_s,
             hold_on_failure_s=step.hold_on_failure_s if step.hold_on_failure_s and attempt > step.retries else 0,
             idle_s=step.idle_s,

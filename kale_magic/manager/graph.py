@@ -39,6 +39,7 @@ class StepPlan:
     executor: str = "local"
     source: str | None = None
     is_early: bool = False
+    is_gate_before: bool = False  # it is queued only once a person has let it go on
 
 
 @dataclass(slots=True)
@@ -68,9 +69,14 @@ def expand(plans: Iterable[StepPlan]) -> Iterator[Job]:
     for plan in plans:
         for point in [None] if plan.point_count is None else range(plan.point_count):
             state = StepState.WAITING if plan.source is None else StepState.CACHED
-            reason = "" if plan.source is None else "its outputs are those of an earlier run"
+            reason = "" if plan.source is None else f"its outputs are those of {_run_of(plan.source)}"
             yield Job(index, plan.name, point, state, reason=reason, source=plan.source)
             index += 1
+
+
+def _run_of(source: str) -> str:
+    """Return the run that a step's folder, ``.../RUN/steps/STEP``, is of."""
+    return source.rsplit("/", 3)[1] if source.count("/") >= 3 else "an earlier run"
 
 
 def attempt_uuid(seed: str, job: Job) -> str:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _MAX_LOSSES = 1  # a lost job is tried once more; lost again, something is wrong that a third try won't mend
+AT_GATE = "waits for a person; nothing is allocated meanwhile"
 _UNSTARTED = (StepState.WAITING, StepState.QUEUED, StepState.HELD)
 
 
@@ -198,7 +199,7 @@ class RunMachine:
         for job in jobs:
             if job.state.is_final:
                 continue
-            if job.state in _UNSTARTED and job.phase is Phase.NONE:
+            if (job.state in _UNSTARTED or not job.uuid) and job.phase is Phase.NONE:
                 if job.uuid:
                     out.commands.append(Command(Verb.WITHDRAW, job, job.uuid))
                 self._end(job, StepState.CANCELLED, "cancelled by you", out, now)
@@ -215,10 +216,20 @@ class RunMachine:
         if verb is Verb.HOLD:
             jobs = [job for job in jobs if job.state in _UNSTARTED and job.uuid]
         elif verb is Verb.RELEASE:
-            jobs = [job for job in jobs if job.state.is_live or (job.state in _UNSTARTED and job.uuid)]
+            jobs = [job for job in jobs if job.uuid and (job.state.is_live or job.state in _UNSTARTED)]
         else:
-            jobs = [job for job in jobs if job.state.is_live]
+            jobs = [job for job in jobs if job.state.is_live and job.uuid]
         return Outcome(commands=[Command(verb, job, job.uuid) for job in jobs])
+
+    def proceed(self, step: str, point: int | None, decision: dict[str, str], by: str, now: float) -> Outcome:
+        """Queue what waits for a person before it is queued, with what was decided."""
+        out = Outcome()
+        for job in self.find(step, point):
+            if job.state is StepState.GATED and not job.uuid:
+                job.decision = dict(decision)
+                out.changes.append(Change(job.step, job.point, "note", "continued", {"by": by, "set": dict(decision)}))
+                self._queue(job, "", out, now)
+        return out
 
     def after(self, step: str) -> tuple[str, ...]:
         """Return the uuids of the jobs that have yet to complete before a step may run."""
@@ -234,7 +245,10 @@ class RunMachine:
         """Queue every job of a step whose parents are done; what was handed over before is in the queue already."""
         for job in step.jobs:
             if job.state is StepState.WAITING:
-                if job.uuid:
+                if step.plan.is_gate_before and job.decision is None:
+                    job.reason = AT_GATE
+                    self._move(job, StepState.GATED, out)
+                elif job.uuid:
                     self._move(job, StepState.QUEUED, out)
                 else:
                     self._queue(job, "", out, now)

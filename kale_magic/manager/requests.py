@@ -72,6 +72,7 @@ class Requests:
             protocol.SURVEY: self._survey,
             protocol.FILES: self._files,
             protocol.FREEZE: self._freeze,
+            protocol.CONTINUE: self._continue,
             protocol.QUEUE: self._queue,
             protocol.MANAGER: self._manager,
         }
@@ -306,6 +307,17 @@ class Requests:
 
     async def _hold(self, fields: dict[str, Any]) -> dict[str, Any]:
         return {"held": await self._ask(fields, Verb.HOLD, "held")}
+
+    async def _continue(self, fields: dict[str, Any]) -> dict[str, Any]:
+        run, step, point = self._target(fields)
+        if step is None:
+            raise UsageError("continue: a step is needed.")
+        decision = {str(name): str(text) for name, text in dict(fields.get("set") or {}).items()}
+        names = self._service.proceed(run, step, point, decision, _text(fields, "by") or "")
+        if not names:
+            raise UsageError(f"`{step}` of run {run.record.id} is {run.machine.state(step).value}: it waits for nobody.")
+        await self._service.committed()
+        return {"continued": names}
 
     async def _freeze(self, fields: dict[str, Any]) -> dict[str, Any]:
         run, step, _ = self._target(fields)

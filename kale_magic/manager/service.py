@@ -175,6 +175,12 @@ class Service:
         self._absorb(run, outcome)
         return [command.job.address for command in outcome.commands]
 
+    def proceed(self, run: LiveRun, step: str, point: int | None, decision: dict[str, str], by: str) -> list[str]:
+        """Let what waits for a person before it is queued go on; returns the names of the jobs."""
+        outcome = run.machine.proceed(step, point, decision, by, self.clock.now())
+        self._absorb(run, outcome)
+        return [job.address for job in outcome.jobs.values()]
+
     # -- questions ---------------------------------------------------------------------------------------
 
     def find(self, name: str | None) -> LiveRun:

@@ -33,7 +33,7 @@ _RUN_COLUMNS = (
 )
 _DETAIL = (
     "attempt", "uuid", "phase", "reason", "queued_at", "started_at", "ended_at", "native_id", "node", "live",
-    "exit_code", "error", "outputs", "failures", "losses", "is_cancel_asked", "source",
+    "exit_code", "error", "outputs", "failures", "losses", "is_cancel_asked", "source", "decision",
 )  # fmt: skip
 _DEFAULTS = {name: getattr(Job(0, "", None), name) for name in _DETAIL}
 

@@ -173,7 +173,7 @@ class Submission:
         yaml = dump(self.workflow)
         run, folder = make_run_folder(self.folder, self.workflow.name, self.name, now)
         try:
-            fill_run_folder(folder, yaml, self._lineage())
+            fill_run_folder(folder, yaml, self._lineage(bodies))
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -203,8 +203,8 @@ class Submission:
             },
         )
 
-    def _lineage(self) -> dict[str, Any]:
-        """Return what ``environment.json`` keeps: names of variables, never values."""
+    def _lineage(self, bodies: list[StepBody]) -> dict[str, Any]:
+        """Return what ``environment.json`` keeps: names of variables, never values; and whose outputs the run uses."""
         return {
             "python": self.python,
             "kept": sorted(self.environ),
@@ -213,6 +213,7 @@ class Submission:
             "git": self.git,
             "modules": self.environ.get("LOADEDMODULES", "").split(":") if self.environ.get("LOADEDMODULES") else [],
             "packages": dict(sorted(self.packages.items())),
+            "sources": {body.name: body.source for body in bodies if body.source is not None},
             **({"rerun_of": self.of_run} if self.of_run else {}),
         }
 

@@ -28,7 +28,7 @@ _STEP_LISTS = ("after", "inputs", "outputs", "files_in", "files_out", "tags")
 _TIMES = ("hold", "hold_on_failure", "idle")
 _STEP_KEYS = (
     "description", "kind", "kernel", "notebook", "after", "inputs", "outputs", "params", "each", "zip", "files_in", "files_out",
-    "gate", "resources", "retries", "hold", "hold_on_failure", "idle", "no_cache", "executor", "tags", "code",
+    "gate", "gate_release", "resources", "retries", "hold", "hold_on_failure", "idle", "no_cache", "executor", "tags", "code",
 )  # fmt: skip
 _RESOURCE_KEYS = (
     *_COUNTS, "memory", "walltime", "queue", "account", "qos", "constraint", "reservation",
@@ -85,6 +85,7 @@ def _step_to_dict(step: Step) -> dict[str, Any]:
         "retries": step.retries or None,
         "no_cache": step.no_cache,
         "gate": step.is_gate,
+        "gate_release": step.is_gate_release,
         **{key: None if (held := getattr(step, f"{key}_s")) is None else format_walltime(held) for key in _TIMES},
     }
     return {**_present({key: items[key] for key in _STEP_KEYS[:-1]}), "code": step.code}
@@ -196,6 +197,7 @@ def _step_from_dict(name: str, data: Any, path: Path) -> Step:
         resources=_resources_from_dict(items.get("resources", {}), (*path, "resources")),
         retries=_count(items.get("retries", 0), (*path, "retries")),
         is_gate=_flag(items.get("gate", False), (*path, "gate")),
+        is_gate_release=_flag(items.get("gate_release", False), (*path, "gate_release")),
         no_cache=_flag(items.get("no_cache", False), (*path, "no_cache")),
         **times,
         **lists,

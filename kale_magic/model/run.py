@@ -59,6 +59,7 @@ class Job:
     losses: int = 0
     is_cancel_asked: bool = False
     source: str | None = None
+    decision: dict[str, str] | None = None  # of a person at its gate, where that was before it was queued: name -> literal
 
     @property
     def address(self) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kale_proxy.record import FILES_READ
 from kale_proxy.values import ValueFileError, write_atomic
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ REFUSED = 96  # exit code: another copy of this attempt has begun
 UNWRITABLE = 95  # exit code: the step's folder can't be written
 BROKEN = 98  # exit code: a fault of ours, its traceback is in raw.log
 HELD = "held"  # in the live folder while the step is held, see :mod:`kale_proxy.pause`, whose constant this is
+FILES_READ = "files_in.json"  # path -> digest of each file of --files-in, as the step found it
 STOPPED = "stopped by the user"
 
 
@@ -39,6 +40,8 @@ def job_environment(spec: JobSpec) -> dict[str, str]:
         found["KALE_POINT"] = str(spec.point)
     if "OMP_NUM_THREADS" not in os.environ and "OMP_NUM_THREADS" not in spec.env:
         found["OMP_NUM_THREADS"] = str(spec.limits.cpus)
+    if spec.limits.walltime_s is not None:
+        found["KALE_ENDS_AT"] = f"{time.time() + spec.limits.walltime_s:.0f}"
     if spec.limits.gpus:
         found["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, spec.limits.gpus))
     return found

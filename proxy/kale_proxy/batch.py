@@ -79,11 +79,16 @@ def refuse(job: Path, line: str, log: Path) -> int:
 
 
 def obey_signals(supervisor: Supervisor) -> None:
-    """Let a batch system speak by signals: TERM ends the jobs, INT interrupts their code, USR2 ends the look after that."""
+    """Let a batch system speak by signals: TERM ends the jobs, INT interrupts their code, USR2 ends the look after that.
+
+    TSTP stops all their processes, as it is sent before a batch system suspends a job, and CONT lets them go on.
+    """
     deeds = {
         signal.SIGTERM: lambda job: _end(supervisor, job),
         signal.SIGINT: lambda job: job.interrupt(),
         signal.SIGUSR2: lambda job: job.release(),
+        signal.SIGTSTP: supervisor.freeze,
+        signal.SIGCONT: supervisor.thaw,
     }
     for signum, deed in deeds.items():
         signal.signal(signum, lambda *_, deed=deed: [deed(job) for job in list(supervisor.jobs.values())])

@@ -61,8 +61,8 @@ class Gate:
                 time.sleep(_POLL_S)
             return dict(decision().get("set") or {})
 
-    def ask(self, prompt: str, *, is_password: bool) -> str:
-        """Ask the person what the code asks.
+    def ask(self, prompt: str, *, is_password: bool, idle: Callable[[], None] = lambda: None) -> str:
+        """Ask the person what the code asks; ``idle`` is called meanwhile, and may end it by raising.
 
         Raises
         ------
@@ -72,6 +72,7 @@ class Gate:
         words = prompt.strip() or "input"
         with self._closed("input", f"asks: {words}", prompt=prompt, password=is_password) as decision:
             while not decision():
+                idle()
                 time.sleep(_POLL_S)
             answer = decision().get("answer")
         if answer is None:

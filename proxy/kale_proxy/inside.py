@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["checkpoint", "metric", "params", "progress"]
+__all__ = ["checkpoint", "metric", "params", "progress", "time_left"]
 
 METRICS = "metrics.jsonl"
 PARAMS = "params.json"
@@ -274,6 +274,16 @@ class Checkpoint:
                 files = home / str(current["number"])
                 return {**defaults, **{name: load(files, name) for name in read_index(files)}}
         return dict(defaults)
+
+
+def time_left() -> float | None:
+    """Return the seconds until the step's walltime ends; None where it has none, and outside a step.
+
+    A loop that calls this saves what it needs to go on before it is ended: ``if time_left() is not None and
+    time_left() < 120: checkpoint(i=i, x=x)``.
+    """
+    ends_at = os.environ.get("KALE_ENDS_AT", "")
+    return float(ends_at) - time.time() if ends_at else None
 
 
 params = Params()

@@ -34,6 +34,7 @@ from kale_proxy.record import (
     write_sample,
 )
 from kale_proxy.recorder import CELL_PREFIX, Recorder
+from kale_proxy.visit_kernel import OF_STEP
 
 if TYPE_CHECKING:
     import socket
@@ -43,6 +44,13 @@ if TYPE_CHECKING:
 CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
 READY_S = 120.0
 _SAVE_S = 2.0
+
+
+END_OF_INPUT = "\x04"  # what kernels turn into EOFError
+
+
+class Overtaken(Exception):  # noqa: N818 - an outcome
+    """The cell that asked has ended before it was answered."""
 
 
 class KernelGone(Exception):  # noqa: N818 - an outcome
@@ -123,15 +131,18 @@ class KernelRun:
         (self.live / "kernel.pid").write_text(str(self.kernel.pid), encoding="ascii")
         self.session = Session(key=key.encode())
         self.context = zmq.Context()
-        self.iopub, self.shell, self.control = (self.context.socket(kind) for kind in (zmq.SUB, zmq.DEALER, zmq.DEALER))
+        kinds = (zmq.SUB, zmq.DEALER, zmq.DEALER, zmq.DEALER)
+        self.iopub, self.shell, self.control, self.stdin = (self.context.socket(kind) for kind in kinds)
+        self.shell.setsockopt(zmq.IDENTITY, OF_STEP)  # by which a kernel finds where to ask what a cell asks
+        self.stdin.setsockopt(zmq.IDENTITY, OF_STEP)
         self.iopub.rcvhwm = 0
         self.iopub.subscribe(b"")
-        for name, number in (("shell", 1), ("iopub", 2), ("control", 4)):
+        for name, number in (("shell", 1), ("iopub", 2), ("stdin", 3), ("control", 4)):
             sock = getattr(self, name)
             sock.linger = 0
             sock.connect(f"ipc://{self.live}/k-{number}")
         self.poller = zmq.Poller()
-        for sock in (self.iopub, self.shell):
+        for sock in (self.iopub, self.shell, self.stdin):
             self.poller.register(sock, zmq.POLLIN)
         return self._wait_ready(info)
 
@@ -237,7 +248,7 @@ class KernelRun:
 
     # -- the kernel's channels -------------------------------------------------------------------
     def _execute(self, code: str, *, msg_id: str = "", is_silent: bool = False) -> dict[str, Any]:
-        content = {"code": code, "silent": is_silent, "store_history": not is_silent, "user_expressions": {}, "allow_stdin": False, "stop_on_error": True}
+        content = {"code": code, "silent": is_silent, "store_history": not is_silent, "user_expressions": {}, "allow_stdin": not is_silent, "stop_on_error": True}
         return self._request("execute_request", content, msg_id=msg_id, waits_idle=not is_silent)
 
     def _request(self, kind: str, content: dict[str, Any], *, msg_id: str = "", timeout: float | None = None, waits_idle: bool = False) -> dict[str, Any]:
@@ -259,6 +270,8 @@ class KernelRun:
             for sock, _ in self.poller.poll(100):
                 if sock is self.iopub:
                     is_idle = self._published(self.iopub.recv_multipart(), wanted) or is_idle
+                elif sock is self.stdin:
+                    self._asked(self.stdin.recv_multipart(), wanted)
                 else:
                     _, frames = self.session.feed_identities(self.shell.recv_multipart())
                     answer = self.session.deserialize(frames)
@@ -268,6 +281,29 @@ class KernelRun:
             if self.kernel is not None and self.kernel.poll() is not None and not self.iopub.poll(50):
                 raise KernelGone
         return reply
+
+    def _asked(self, parts: list[bytes], wanted: str) -> None:
+        """Ask the person what the step's cell asks, and give the kernel the answer; an interrupt of the cell ends the wait."""
+        _, frames = self.session.feed_identities(parts)
+        question = self.session.deserialize(frames)
+        if question["parent_header"].get("msg_id") != wanted:
+            return
+        prompt, is_password = str(question["content"].get("prompt", "")), bool(question["content"].get("password"))
+
+        def idle() -> None:
+            self._listen()
+            if self.shell.poll(0):
+                raise Overtaken
+
+        try:
+            answer = self.gate.ask(prompt, is_password=is_password, idle=idle)
+        except EOFError:
+            answer = END_OF_INPUT
+        except Overtaken:
+            return
+        shown = prompt if is_password or answer == END_OF_INPUT else f"{prompt}{answer}"
+        self.recorder.content(wanted, "stream", {"name": "stdout", "text": f"{shown}\n"})
+        self.session.send(self.stdin, "input_reply", {"value": answer}, parent=question)
 
     def _published(self, parts: list[bytes], wanted: str) -> bool:
         """Take one iopub message; return whether it says that ``wanted`` is done."""

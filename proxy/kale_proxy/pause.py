@@ -112,7 +112,8 @@ class Pause:
         if not self._is_wanted or self.is_held or frame is None or not self._may_hold(frame):
             return
         self.frame = frame
-        self._mark(f"held in {frame.f_code.co_name}, line {frame.f_lineno}")
+        function = frame.f_code.co_name
+        self._mark(f"held at line {frame.f_lineno}" + (f" of {function}" if function != "<module>" else ""))
         try:
             while self._is_wanted and (left := self._until - time.monotonic()) > 0:
                 self._wake.wait(min(_LOOK_S, left))

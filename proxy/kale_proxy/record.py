@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 RESULT = "result.json"
 ENDED_BY_SIGTERM = "ended by the batch system (SIGTERM)"  # by which a cancelled job's result is told from one that a person ended
-FILES_READ = "files_in.json"  # path -> digest of each file of --files-in, as the step found it
 
 
 def now() -> str:

@@ -186,15 +186,10 @@ class Supervisor:
             job.interrupt()
         elif op == "release":
             job.release()
-        elif op == "freeze" and not job.is_frozen:
-            job.freeze()
-            self._moved(job, "paused", FROZEN)
-        elif op == "thaw" and job.is_frozen:
-            job.thaw()
-            held = job.held_at()
-            self._moved(job, "running" if held is None else "paused", held or "")
-        elif op in {"freeze", "thaw"}:
-            return  # it is so already
+        elif op == "freeze":
+            self.freeze(job)
+        elif op == "thaw":
+            self.thaw(job)
         else:
             raise ValueError(op)
 
@@ -313,6 +308,19 @@ class Supervisor:
             job.state, job.reason = said["state"], said.get("reason", "")
             self._tell({"ev": "state", "uuid": job.spec.uuid, "state": job.state, "reason": job.reason})
 
+    def freeze(self, job: Job) -> None:
+        """Stop all processes of a job where they are."""
+        if not job.is_frozen:
+            job.freeze()
+            self._moved(job, "paused", FROZEN)
+
+    def thaw(self, job: Job) -> None:
+        """Let them go on."""
+        if job.is_frozen:
+            job.thaw()
+            held = job.held_at()
+            self._moved(job, "running" if held is None else "paused", held or "")
+
     def _moved(self, job: Job, state: str, reason: str) -> None:
         job.move(state, reason)
         self._tell({"ev": "state", "uuid": job.spec.uuid, "state": state, "reason": reason})
@@ -327,7 +335,7 @@ class Supervisor:
             where = job.held_at()
             if where is not None and job.state == "running":
                 self._moved(job, "paused", where)
-            elif where is None and job.state == "paused" and job.reason.startswith("held in "):
+            elif where is None and job.state == "paused" and job.reason.startswith("held at "):
                 self._moved(job, "running", "")
 
     def _visited(self, job: Job) -> None:

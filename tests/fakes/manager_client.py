@@ -116,7 +116,7 @@ class FakeClient:
         ended = [item for item in found if self.runs_by_id[item["run"]]["state"] in FINAL]
         return [item for item in found if item not in ended[1:]]
 
-    def wait(self, run: str, *, timeout: float | None = None) -> dict[str, Any]:
+    def wait(self, run: str, *, timeout: float | None = None, on_event: Any = None) -> dict[str, Any]:
         while self.changes:
             self.changes.pop(0)()
         status = self.status(run)

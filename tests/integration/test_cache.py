@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kale_magic.api import Workflow, connect
+from kale_magic.cli import gc
 from kale_magic.model.codec import workflow_to_dict
 from tests import steps
 from tests.integration.test_cli import kale as program
@@ -140,3 +141,19 @@ def test_the_command_line_says_why_and_runs_all_if_asked(tmp_path: Path, kale: K
     assert program(tmp_path, "logs", "b").stdout == "1\n"
     program(tmp_path, "run", "w.ipynb", "--no-cache")
     assert kale.run().states() == {"a": "completed", "b": "completed"}
+
+
+def test_gc_keeps_the_run_whose_outputs_a_later_one_uses(tmp_path: Path, kale: Kale) -> None:
+    first = done(kale, flow(tmp_path, n=1))
+    second = done(kale, flow(tmp_path, n=2))
+    third = done(kale, flow(tmp_path, n=2))
+    assert third["curve"].state == "cached"
+    folder = second.folder
+    removed = json.loads(program(tmp_path, "gc", "--older-than", "0", "--yes", "--json").stdout)["removed"]
+    assert {item["run"] for item in removed} == {first.name, second.name, third.name}
+    fourth = done(kale, flow(tmp_path, n=2))
+    assert set(fourth.states().values()) == {"completed"}  # what is gone is not taken for unchanged
+    assert not folder.exists()
+    fifth = done(kale, flow(tmp_path, n=2))
+    old = [{"folder": str(fourth.folder)}, {"folder": str(first.folder)}]
+    assert gc.unused(old, [{"folder": str(fifth.folder)}]) == [{"folder": str(first.folder)}]

@@ -153,9 +153,9 @@ def stands_still(step: Step) -> bool:
 def test_a_paused_step_stands_still_answers_visitors_says_so_and_goes_on(tmp_path: Path, kale: Kale, until: Callable) -> None:
     run = steps.busy(tmp_path, kale, LOOP)
     step = run["md"]
-    assert re.search(r"is held at .*in main|will be held", step.pause())
+    assert re.search(r"is held at line [678] of main|is held at line \d+$|will be held", step.pause())
     until(lambda: step.state == "paused", "the state")
-    assert step.reason.startswith("held in ")
+    assert re.fullmatch(r"held at line \d of main", step.reason)
     assert stands_still(step)
     assert str(step.execute("%locals")) == "{'secret': 42}"
     assert "paused" in program(tmp_path, "status").stdout
@@ -346,7 +346,7 @@ def test_run_ends_with_code_five_at_a_gate_unless_it_is_told_to_go_on(tmp_path: 
 
 def test_a_sweep_is_a_table_of_parameters_metrics_results_and_states(tmp_path: Path, kale: Kale) -> None:
     code = "from kale_magic.inside import metric\nfor i in range(3):\n    metric(step=i, loss=n / (i + 1), n=1)\nif n == 3:\n    raise ValueError('bad')\nbest = n * 2\nxs = [n]"
-    run = steps.submit(tmp_path, kale, code, each={"n": [1, 2, 3]}, outputs=["best", "xs"])
+    run = steps.submit(tmp_path, kale, code, each={"n": [1, 2, 3]}, params={"k": "a"}, outputs=["best", "xs"])
     assert run.wait(timeout=WAIT_S) == "failed"
     table = run["md"].table()
     assert list(table.index) == [0, 1, 2]
@@ -355,5 +355,57 @@ def test_a_sweep_is_a_table_of_parameters_metrics_results_and_states(tmp_path: P
     assert list(table.state) == ["completed", "completed", "failed"]
     assert list(table.best)[:2] == [2, 4]
     assert (table.seconds >= 0).all()
-    assert set(table.columns) == {"n", "state", "seconds", "loss", "metric_n", "best"}
+    assert set(table.columns) == {"n", "k", "state", "seconds", "loss", "metric_n", "best"}
     assert [row["point"] for row in run["md[n=2]"].rows()] == [1]
+
+
+def test_input_in_a_kernel_of_another_environment_asks_too_and_a_stop_ends_the_question(tmp_path: Path, kale: Kale, until: Callable) -> None:
+    from kale_proxy.places import jupyter_data_dir
+
+    folder = jupyter_data_dir() / "kernels" / "other"
+    folder.mkdir(parents=True)
+    argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    (folder / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": "other", "language": "python"}))
+    run = steps.submit(tmp_path, kale, "name = input('Which metal? ')\nprint(name * 2)\ninput('More? ')", kernel="other", hold="1s")
+    step = run["md"]
+    until(lambda: step.state == "gated", "the question", timeout=WAIT_S)
+    assert step.reason == "asks: Which metal?"
+    step.proceed(answer="Cu")
+    until(lambda: step.reason == "asks: More?", "the next question")
+    assert step.logs() == "Which metal? Cu\nCuCu\n"
+    step.stop()
+    assert run.wait(timeout=WAIT_S) == "cancelled"
+
+
+def test_a_cell_that_waits_asks_what_the_step_asks(
+    notebook_runner: Callable, cell_text: Callable, tmp_path: Path, kale: Kale
+) -> None:
+    cells = notebook_runner([
+        "%load_ext kale_magic",
+        "import kale_magic.magics.look as look\nlook.ask_here = lambda prompt, is_password: f'{prompt}42'\nfrom kale_magic.magics.session import KaleMagics\nKaleMagics.can_ask = True",
+        "%%kale_step ask --outputs n --run\nn = input('n? ')",
+        "%kale_pull ask n\nn",
+        "%%kale_step pick --gate --outputs m\nm = 1",
+        "run = %kale_submit --only pick\nimport time\nwhile run['pick'].state != 'gated': time.sleep(0.05)",
+        "%kale_continue pick --set k=3\n%kale_wait --timeout 60",
+    ]).cells  # fmt: skip
+    assert "n? 42" in cell_text(cells[3])
+    assert "goes on with k=3" in cell_text(cells[6])
+
+
+def test_a_gate_with_release_allocates_nothing_survives_the_manager_and_goes_on_with_what_was_decided(
+    tmp_path: Path, kale: Kale, until: Callable
+) -> None:
+    workflow = Workflow("gated", folder=tmp_path)
+    workflow.step("make", "x = 4", outputs=["x"])
+    workflow.step("pick", "echo $x times $n", shell=True, inputs=["x"], params={"n": 1}, gate_release=True)
+    run = kale.run(workflow.submit(client=kale.client).name)
+    until(lambda: run["pick"].state == "gated", "the gate")
+    assert run["pick"].reason == "waits for a person; nothing is allocated meanwhile"
+    assert not kale.client.queue()
+    kale.client.shutdown()
+    with pytest.raises(UsageError, match="it has no kernel yet|asks no question"):
+        run["pick"].proceed(answer="x")
+    assert "goes on with n=7, and is queued" in program(tmp_path, "continue", "pick", "--set", "n=7").stdout
+    assert run.wait(timeout=WAIT_S) == "completed"
+    assert run["pick"].logs() == "4 times 7\n"

@@ -17,6 +17,17 @@ def notebook():
     return nbformat.read(DEMO, as_version=4)
 
 
+STEERING = [DEMO.with_name("02_supernova_blast.ipynb"), DEMO.with_name("04_live_hyperparameters.ipynb")]
+
+
+@pytest.mark.parametrize("path", STEERING, ids=lambda path: path.stem)
+def test_demos_of_steering_declare_one_step_and_keep_no_outputs(path):
+    assert len(resolve(read_notebook(path)).steps) == 1
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert all(not cell.outputs and cell.execution_count is None for cell in notebook.cells if cell.cell_type == "code")
+
+
 def test_demo_declares_the_four_steps_and_their_edges_come_from_names():
     plan = resolve(read_notebook(DEMO))
     assert {name: set(step.parents) for name, step in plan.steps.items()} == {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -119,3 +120,12 @@ def test_outside_of_kale_a_parameter_is_the_notebooks_variable(monkeypatch: pyte
     monkeypatch.delenv("KALE_STEP_FOLDER", raising=False)
     monkeypatch.setattr("__main__.lr", 0.1, raising=False)
     assert inside.Params().lr == 0.1
+
+
+def test_time_left_is_that_of_the_walltime_and_unknown_without_one(monkeypatch):
+    from kale_proxy.inside import time_left
+
+    monkeypatch.delenv("KALE_ENDS_AT", raising=False)
+    assert time_left() is None
+    monkeypatch.setenv("KALE_ENDS_AT", str(time.time() + 100))
+    assert 98 < time_left() <= 100

@@ -485,3 +485,29 @@ def test_held_step_is_held_until_it_is_released():
     play.run("a")
     play.tell(ReportKind.STATE, play.job("a").uuid, state="held")
     assert play.states() == {"a": "running"}
+
+
+def test_a_step_with_a_gate_before_it_takes_nothing_until_a_person_lets_it_go_on():
+    play = Play(("a",), StepPlan("b", ("a",), is_gate_before=True), ("c", ("b",)))
+    play.end("a")
+    job = play.job("b")
+    assert (job.state, job.uuid) == (StepState.GATED, "")
+    assert not play.machine.resume().commands
+    assert not play.machine.ask(Verb.INTERRUPT, "b", None).commands
+    again = Play(*PLANS_OF_GATE, jobs=[job for name in "abc" for job in play.machine.find(name, None)])
+    out = again.machine.proceed("b", None, {"n": "3"}, "me", 1.0)
+    assert [command.verb for command in out.commands] == [Verb.ENQUEUE]
+    assert out.changes[0].data == {"by": "me", "set": {"n": "3"}}
+    assert again.job("b").decision == {"n": "3"}
+    assert not again.machine.proceed("b", None, {}, "me", 1.0)
+
+
+def test_a_step_at_a_gate_before_it_is_cancelled_at_once():
+    play = Play(StepPlan("b", is_gate_before=True), ("c", ("b",)))
+    assert play.job("b").state is StepState.GATED
+    play.machine.cancel("b", None, 1.0)
+    assert (play.job("b").state, play.job("c").state) == (StepState.CANCELLED, StepState.CANCELLED)
+    assert play.machine.record.state is RunState.CANCELLED
+
+
+PLANS_OF_GATE = (("a",), StepPlan("b", ("a",), is_gate_before=True), ("c", ("b",)))

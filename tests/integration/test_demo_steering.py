@@ -1,0 +1,52 @@
+"""The demos of steering, run headless as a person would: what the cells show, and the science against known answers."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from nbformat import NotebookNode
+
+DEMOS = Path(__file__).parents[2] / "demo_notebooks"
+pytestmark = pytest.mark.timeout(300)
+
+
+def shown(notebook: NotebookNode, cell_text: Callable[[NotebookNode], str]) -> dict[str, str]:
+    """Return what a person reads under each code cell, by the cell's id."""
+    return {cell.id: cell_text(cell) for cell in notebook.cells if cell.cell_type == "code"}
+
+
+def test_a_blast_wave_is_paused_steered_refined_and_follows_the_similarity_solution(notebook_runner, cell_text) -> None:
+    text = shown(notebook_runner(DEMOS / "02_supernova_blast.ipynb", timeout=250), cell_text)
+    assert "radius" in text["plot"]
+    assert "blast" in text["pause"]
+    assert "it stands" in text["still"]
+    assert "goes on" in text["resume"]
+    assert "pace is 0.01 and params.pace is 0.01" in text["faster"]
+    assert "stopped" in text["stop"]
+    begun = re.search(r"from t = ([\d.]+) on 480 shells", text["logs"])
+    assert begun
+    assert 0.02 < float(begun[1]) < 0.5
+    found = re.search(r"similarity solution [\d.]+: ([+-][\d.]+)%; slope ([\d.]+)", text["check"])
+    assert found
+    assert abs(float(found[1])) < 1.5
+    assert float(found[2]) == pytest.approx(0.4, abs=0.02)
+
+
+def test_bad_trials_are_stopped_one_is_edited_and_goes_on_and_the_best_reads_the_digits(notebook_runner, cell_text) -> None:
+    text = shown(notebook_runner(DEMOS / "04_live_hyperparameters.ipynb", timeout=250), cell_text)
+    assert "rate=3.0 accuracy" in text["plot"]
+    begun = re.search(r"rate 0.1, from epoch (\d+)", text["again-log"])
+    assert begun
+    assert 5 <= int(begun[1]) < 40
+    best = re.search(r"best: rate (\S+), ([\d.]+)%.*edited trial: ([\d.]+)%", text["best"])
+    assert best
+    assert best[1] in {"0.3", "0.03", "0.1"}
+    assert float(best[2]) > 96
+    assert float(best[3]) > 94
