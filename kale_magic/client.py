@@ -212,9 +212,13 @@ class Client:
         fields = {"folder": None if folder is None else self.folder_there(folder), "limit": limit}
         return self._ask_list(protocol.RUNS, fields)
 
-    def where(self, run: str | None, step: str, point: int | None = None) -> dict[str, Any]:
-        """Return a step's state, reason, folder, and its live folder if it has a kernel; raises UnknownStepError."""
-        return self._with_login(self._ask_object(protocol.WHERE, {"run": run, "step": step, "point": point, **self._far}))
+    def where(self, run: str | None, step: str, point: int | None = None, *, rank: int = 0) -> dict[str, Any]:
+        """Return a step's state, reason, folder, and its live folder if it has a kernel; raises UnknownStepError.
+
+        ``rank`` is that of an MPI step's kernel; raises UsageError if there is none.
+        """
+        fields = {"run": run, "step": step, "point": point, "rank": rank, **self._far}
+        return self._with_login(self._ask_object(protocol.WHERE, fields))
 
     def find(
         self, step: str, workflow: str | None = None, folder: str | Path | None = None, *, is_below: bool = False

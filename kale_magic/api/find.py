@@ -8,7 +8,7 @@ the Python API, the magics and the command line.
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -38,7 +38,7 @@ class Asks(Protocol):
     def runs(self, folder: str | Path | None = None, limit: int = 100) -> list[dict[str, Any]]:
         """Return runs, newest first."""
 
-    def where(self, run: str | None, step: str, point: int | None = None) -> dict[str, Any]:
+    def where(self, run: str | None, step: str, point: int | None = None, *, rank: int = 0) -> dict[str, Any]:
         """Return where a step is."""
 
     def release(self, run: str, step: str, point: int | None = None) -> dict[str, Any]:
@@ -76,6 +76,7 @@ class Target:
     kind: str
     reach: Reach | None = None
     client: Asks | None = None  # of the host that has its files, if that is another one
+    rank: int = 0  # of an MPI step, whose kernel is meant
 
     @property
     def kernel(self) -> Path | Reach | None:
@@ -259,15 +260,15 @@ def _points(path: Path, step: str) -> list[dict[str, object]]:
     return native.load(path.read_text(encoding="utf-8"), source=str(path)).steps[step].points()
 
 
-def where_in(client: Asks, run: str, step: str, point: int | None = None) -> Target:
+def where_in(client: Asks, run: str, step: str, point: int | None = None, rank: int = 0) -> Target:
     """Ask the manager where a step of a run is; raises UnknownStepError with a suggestion."""
     try:
-        found = client.where(run, step, point)
+        found = client.where(run, step, point, rank=rank) if rank else client.where(run, step, point)
     except UnknownStepError as exc:
         if exc.hint:
             raise
         raise UnknownStepError(exc.message, _suggest(step, client.status(run).get("steps", {}))) from exc
-    return _target(found, client)
+    return replace(_target(found, client), rank=rank)
 
 
 def _target(found: Mapping[str, Any], client: Asks) -> Target:

@@ -113,7 +113,7 @@ class Visits:
                 why = f" ({target.reason})" if target.reason else ""
                 raise TimeoutError(f"{target} is still {target.state} after {timeout:g} s{why}.")
             time.sleep(_POLL_S)
-            target = where_in(self.client, target.run, target.step, target.point)
+            target = where_in(self.client, target.run, target.step, target.point, target.rank)
 
     def wait_for_names(
         self, target: Target, names: Iterable[str], timeout: float, on_wait: Callable[[str], None] | None = None

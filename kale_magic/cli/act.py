@@ -75,7 +75,7 @@ def release(arguments: argparse.Namespace, console: Console) -> int:
 
 def attach(arguments: argparse.Namespace, console: Console) -> int:
     """Run code in the kernel of a running step and print what it prints, or open a console on it."""
-    from kale_magic.api.find import Target, find_step, one_job
+    from kale_magic.api.find import Target, find_step, one_job, where_in
     from kale_magic.api.visits import Visits
 
     def tell(target: Target) -> None:
@@ -88,6 +88,8 @@ def attach(arguments: argparse.Namespace, console: Console) -> int:
     with Client.connect(host=arguments.host) as client, contextlib.closing(Visits(client)) as visits:
         target = one_job(client, find_step(client, arguments.step, here(client), is_acting=True))
         target = visits.wait_for_kernel(target, arguments.timeout, tell)
+        if arguments.rank:
+            target = visits.wait_for_kernel(where_in(client, target.run, target.step, target.point, arguments.rank), arguments.timeout)
         if arguments.console:
             from kale_magic.cli.kernels import open_console
 

@@ -224,6 +224,7 @@ def _add_act_commands(commands: Any) -> None:
     attach.add_argument("step", metavar="STEP")
     how = attach.add_mutually_exclusive_group(required=True)
     how.add_argument("--console", action="store_true", help="open Jupyter's console on it")
+    attach.add_argument("--rank", metavar="N", type=int, default=0, help="of an MPI step, the process meant (default 0)")
     how.add_argument("--exec", metavar="CODE", dest="code", help="run this and print what it prints; - reads it from stdin")
     attach.add_argument(
         "--timeout",

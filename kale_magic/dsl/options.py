@@ -246,6 +246,7 @@ SPECS: dict[str, Spec] = {
             Option("timeout", Kind.SECONDS, "longest wait for the step to start, in seconds", "S"),
             Option("write", Kind.FLAG, "names that the cell assigns become the step's"),
             Option("main", Kind.FLAG, "queue behind the step's code instead of running beside it"),
+            Option("rank", Kind.COUNT, "the rank of an MPI step whose process is meant (0 if not said)", "N", least=0),
             _HOST,
         ),
         sign="%%",

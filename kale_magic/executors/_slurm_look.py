@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kale_proxy import claim
-from kale_proxy.record import published, read_result
+from kale_proxy.record import ENDED_BY_SIGTERM, published, read_result
 
 if TYPE_CHECKING:
     from kale_proxy.spec import JobSpec
@@ -47,7 +47,7 @@ def look(spec: JobSpec, keys: str, offset: int, *, is_thorough: bool) -> Look:
     found = Look(offset=offset)
     if (result := read_result(spec)) is not None:
         published(spec).unlink(missing_ok=True)
-        found.result, found.is_claimed = asdict(result), True
+        found.result, found.is_claimed = {**asdict(result), **_of_failed_rank(folder, result.reason)}, True
         return found
     found.kernel = _kernel(spec)
     _events(folder / "events.jsonl", spec, found)
@@ -55,6 +55,21 @@ def look(spec: JobSpec, keys: str, offset: int, *, is_thorough: bool) -> Look:
         found.is_claimed = (claim.read(folder, spec.attempt) or {}).get("uuid") == spec.uuid
         found.log = _log(folder / "slurm.log")
     return found
+
+
+def _of_failed_rank(folder: Path, reason: str) -> dict[str, Any]:
+    """Return how a rank of an MPI step failed, for which the launcher ended the first one."""
+    if reason != ENDED_BY_SIGTERM:
+        return {}
+    for path in sorted(folder.glob("ranks/*/result.json"), key=lambda path: int(path.parent.name)):
+        try:
+            found = json.loads(path.read_bytes())
+        except (OSError, ValueError):
+            continue
+        if found.get("state") == "failed":
+            words = f"rank {path.parent.name}: {found.get('reason')}"
+            return {"state": "failed", "reason": words, "error": found.get("error"), "exit_code": found.get("exit_code")}
+    return {}
 
 
 def _kernel(spec: JobSpec) -> dict[str, Any]:

@@ -194,8 +194,7 @@ def directives(asked: Resources, code: str = "") -> list[str]:
         ("nodes", asked.nodes),
         ("ntasks", asked.ntasks),
         ("cpus-per-task", asked.cpus),
-        ("gres", f"gpu:{asked.gpus}" if asked.gpus and (asked.nodes or 1) == 1 else None),
-        ("gpus", asked.gpus if asked.gpus and (asked.nodes or 1) > 1 else None),
+        ("gres", f"gpu:{asked.gpus}" if asked.gpus else None),  # per node, as --gpus of a step
         ("mem", f"{-(-asked.memory_bytes // (1 << 20))}M" if asked.memory_bytes else None),
         ("time", format_walltime(asked.walltime_s) if asked.walltime_s else None),
         ("partition", asked.queue),
@@ -285,7 +284,12 @@ def _body(parts: ScriptParts) -> Iterator[str]:
     for name, value in environment.env:
         yield export_line(name, value)
     yield "\n# the worker: runs the step in a kernel, records it, lets visitors in"
-    yield f'exec {python} -m kale_proxy run "$folder/job.json"'
+    asked = parts.resources
+    if parts.spec.kind == "python" and (asked.ntasks or 1) > 1:
+        cpus = f" --cpus-per-task={asked.cpus}" if asked.cpus else ""  # srun no longer takes it from sbatch (22.05)
+        yield f'exec srun --kill-on-bad-exit=1 --unbuffered{cpus} {python} -m kale_proxy run --ranks "$folder/job.json"'
+    else:
+        yield f'exec {python} -m kale_proxy run "$folder/job.json"'
 
 
 def _quoted(text: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kale_magic.api import files
-from kale_magic.api.find import one_job
+from kale_magic.api.find import one_job, where_in
 from kale_magic.errors import StepSyntaxError, UsageError
 from kale_magic.magics.mistakes import named
 from kale_magic.magics.replay import Inline
@@ -35,6 +35,8 @@ def attach(session: KaleMagics, request: Request) -> None:
     inline = Inline(session)
     timeout = session.attach_timeout if args.timeout is None else args.timeout
     target = visits.wait_for_kernel(target, timeout, on_wait=inline.waiting)
+    if args.rank:
+        target = visits.wait_for_kernel(where_in(visits.client, target.run, target.step, target.point, args.rank), timeout)
     common, own = _names_to_come(session, target, request.body)
     for names, longest in ((common, timeout), (own, min(timeout, _OWN_NAMES_S))):
         visits.wait_for_names(target, names, longest, on_wait=partial(inline.waiting_for_names, target))

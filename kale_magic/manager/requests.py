@@ -210,26 +210,29 @@ class Requests:
             return {**answer, "state": state, "reason": "", "live": None, "folder": folder, "job": None}
         job = jobs[0]
         reason = self._reason(run, job)
+        rank = int(fields.get("rank") or 0)
+        told = self._told(job, rank)
+        if rank and job.live is not None and not told:
+            ranks = sorted(int(path.stem.partition(".")[2] or 0) for path in (self._keys or Path()).glob(f"{job.uuid}*.json"))
+            there = f"It has the ranks {ranks[0]} to {ranks[-1]}." if ranks[1:] else "It has one process: leave --rank out."
+            raise UsageError(f"`{job.address}` of run {run.record.id} has no kernel of rank {rank}.", there)
         return {
             **answer,
             "state": job.state.value,
             "reason": reason,
-            "live": job.live,
-            "folder": run.context.folder(job),
+            "live": told.get("live") if rank else job.live,
+            "folder": run.context.folder(job) + (f"/ranks/{rank}" if rank else ""),
             "job": job.uuid or None,
-            **self._reach(job, is_far=bool(fields.get("reach"))),
+            **_reach(job, told, is_far=bool(fields.get("reach"))),
         }
 
-    def _reach(self, job: Job, *, is_far: bool) -> dict[str, str]:
-        """Return what a client needs besides the folder to get to a kernel that is not on its own host."""
-        here = {"node": "", "job_id": "", "python": sys.executable}
-        told: dict[str, Any] = {}
+    def _told(self, job: Job, rank: int) -> dict[str, Any]:
+        """Return what a job on another host tells of its kernel, or of that of one of its ranks."""
         if self._keys is not None and job.live is not None:
+            name = f"{job.uuid}.{rank}" if rank else job.uuid
             with contextlib.suppress(OSError, ValueError):
-                told = json.loads((self._keys / f"{job.uuid}.json").read_bytes())
-        if told.get("host", socket.gethostname()) != socket.gethostname():
-            return {**here, **{name: str(told.get(name) or "") for name in ("node", "job_id", "python", "key")}}
-        return {**here, "key": _key(job.live)} if is_far else {}
+                return dict(json.loads((self._keys / f"{name}.json").read_bytes()))
+        return {}
 
     async def _find(self, fields: dict[str, Any]) -> list[dict[str, Any]]:
         """Return where a step is in each live run that has it and in the newest ended one, newest first."""
@@ -372,6 +375,14 @@ def _text(fields: Mapping[str, Any], key: str) -> str | None:
     if value is not None and not isinstance(value, str):
         raise UsageError(f"{key} is text, not {type(value).__name__}.")
     return value
+
+
+def _reach(job: Job, told: Mapping[str, Any], *, is_far: bool) -> dict[str, str]:
+    """Return what a client needs besides the folder to get to a kernel that is not on its own host."""
+    here = {"node": "", "job_id": "", "python": sys.executable}
+    if told.get("host", socket.gethostname()) != socket.gethostname():
+        return {**here, **{name: str(told.get(name) or "") for name in ("node", "job_id", "python", "key")}}
+    return {**here, "key": _key(told.get("live") or job.live)} if is_far else {}
 
 
 def _key(live: str | None) -> str:

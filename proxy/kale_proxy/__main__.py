@@ -19,6 +19,7 @@ def main(argv: list[str] | None = None) -> int:
     serve.add_argument("--idle", type=float, default=60.0, help="seconds without work after which it ends")
     run = commands.add_parser("run", help="run one job in the foreground, as its job.sh does")
     run.add_argument("job", type=Path, help="job.json")
+    run.add_argument("--ranks", action="store_true", help="a launcher started one of us per task: run the cell in each")
     refuse = commands.add_parser("refuse", help="record that a job's environment could not be made")
     refuse.add_argument("job", type=Path, help="job.json")
     refuse.add_argument("--line", required=True, help="of the script, that failed")
@@ -33,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
 
     if options.command == "refuse":
         return batch.refuse(options.job, options.line, options.log)
-    return batch.run(options.job)
+    return batch.run(options.job, is_ranked=options.ranks)
 
 
 if __name__ == "__main__":

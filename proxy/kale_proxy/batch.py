@@ -9,13 +9,23 @@ from __future__ import annotations
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kale_proxy import claim, places
 from kale_proxy.attempt import REFUSED
 from kale_proxy.guard import walltime_words
-from kale_proxy.record import ENDED_BY_SIGTERM, cells_of, new_result, notebook_metadata, now, write_event, write_result
+from kale_proxy.record import (
+    ENDED_BY_SIGTERM,
+    cells_of,
+    new_result,
+    notebook_metadata,
+    now,
+    published,
+    write_event,
+    write_result,
+)
 from kale_proxy.spec import JobSpec
 from kale_proxy.supervisor import Supervisor
 
@@ -27,13 +37,16 @@ _NEAR_THE_END_S = 120.0  # Slurm looks at time limits once a minute at most
 _SAID_MAX = 500
 
 
-def run(job: Path) -> int:
+def run(job: Path, *, is_ranked: bool = False) -> int:
     """Run one job in the foreground, as its ``job.sh`` does; return the exit code.
 
-    The attempt must not have been begun before: remove its ``attempt-N.claim`` to run it again by hand.
+    The attempt must not have been begun before: remove its ``attempt-N.claim`` to run it again by hand. ``is_ranked``:
+    a launcher (srun) started as many of us as the job has tasks; each runs the cell, the first is the step.
     """
     os.umask(0o077)
     spec = JobSpec.from_json(job.read_bytes())
+    if is_ranked:
+        spec = of_rank(spec, int(os.environ.get("SLURM_PROCID", "0")))
     folder = places.private_dir(places.socket_dir() / "j" / f"{os.getpid()}")
     app = None
     if spec.kind == "python":
@@ -47,6 +60,8 @@ def run(job: Path) -> int:
     supervisor.begin(spec)
     supervisor.serve()
     places.remove_tree(folder)
+    if spec.keys:
+        published(spec).unlink(missing_ok=True)
     outcome: dict[str, Any] = ended[-1] if ended else {"reason": "it could not be started"}
     if "result" not in outcome:
         reason = str(outcome.get("reason", ""))
@@ -56,6 +71,14 @@ def run(job: Path) -> int:
     result: dict[str, str] = outcome["result"]
     print(f"{spec.step}: {result['state']} {result['reason']}".rstrip())
     return 0 if result["state"] == "completed" else 1
+
+
+def of_rank(spec: JobSpec, rank: int) -> JobSpec:
+    """Return what a rank of an MPI step runs: the first is the step itself, another keeps its record below ``ranks/N``."""
+    if rank == 0:
+        return spec
+    folder = f"{spec.folder}/ranks/{rank}"
+    return replace(spec, uuid=f"{spec.uuid}.{rank}", folder=folder, outputs=(), files_out=())
 
 
 def refuse(job: Path, line: str, log: Path) -> int:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kale_magic.errors import SubmitError
+from kale_magic.api.find import where_in
+from kale_magic.errors import SubmitError, UsageError
 from kale_magic.kernels import general
 from kale_magic.model.codec import workflow_to_dict
 from kale_magic.model.step import Step
@@ -262,3 +263,28 @@ def test_doctor_sees_a_job_through(login: Login) -> None:
     assert re.search(r"ok +slurm queue +answers in \d+ ms; your jobs there: 0", done.stdout)
     assert re.search(r"ok +slurm job +job \d+ ran on node\d: [\d.]+ s in the queue, [\d.]+ s in its kernel", done.stdout)
     assert login.run("squeue", "-h") == ""
+
+
+def test_every_rank_of_a_python_step_runs_the_cell_and_each_is_visited(login: Login) -> None:
+    wf = login.workflow()
+    code = "import os, time\nrank, size = int(os.environ['SLURM_PROCID']), int(os.environ['SLURM_NTASKS'])\nwhile not os.path.exists('stop'):\n    time.sleep(0.02)\nnode = os.uname().nodename"
+    wf.step("md", code, ntasks=3, nodes=2, outputs=["rank", "size", "node"])
+    run = wf.submit()
+    login.until(lambda: len(list((login.home / "runtime").glob("*.json"))) == 3 and run["md"].target().kernel is not None, 60)
+    with contextlib.closing(run["md"]._visits) as visits:
+        for rank in (2, 0, 1):
+            target = where_in(login.client, run.name, "md", None, rank)
+            assert visits.run(target, "print(rank, size)", timeout=30).text == f"{rank} 3\n"
+        with pytest.raises(UsageError, match=r"no kernel of rank 3\. It has the ranks 0 to 2\."):
+            where_in(login.client, run.name, "md", None, 3)
+    (login.home / "stop").touch()
+    login.completed(run)
+    assert run["md"].pull("rank", "size") == (0, 3)
+    assert (login.folder(run) / "md" / "ranks" / "2" / "step.ipynb").exists()
+    assert not list((login.home / "runtime").glob("*.json"))
+
+
+def test_rank_that_fails_ends_the_step_and_is_named(login: Login) -> None:
+    wf = login.workflow()
+    wf.step("md", "import os, time\nif os.environ['SLURM_PROCID'] == '1':\n    raise RuntimeError('no convergence')\ntime.sleep(100)", ntasks=2)
+    assert login.ended(wf.submit())["md"]["reason"] == "rank 1: RuntimeError: no convergence"

@@ -32,7 +32,7 @@ def test_everything_that_a_step_asks_for_is_a_directive():
         constraint="skylake&ib", reservation="r7", native=("#SBATCH --exclusive", "--mail-type=END"),
     )  # fmt: skip
     assert slurm_text.directives(asked) == [
-        "#SBATCH --nodes=2", "#SBATCH --ntasks=4", "#SBATCH --cpus-per-task=3", "#SBATCH --gpus=2", "#SBATCH --mem=4096M",
+        "#SBATCH --nodes=2", "#SBATCH --ntasks=4", "#SBATCH --cpus-per-task=3", "#SBATCH --gres=gpu:2", "#SBATCH --mem=4096M",
         "#SBATCH --time=01:30:00", "#SBATCH --partition=gpu", "#SBATCH --account=a1", "#SBATCH --qos=high",
         "#SBATCH --constraint=skylake&ib", "#SBATCH --reservation=r7", "#SBATCH --exclusive", "#SBATCH --mail-type=END",
     ]  # fmt: skip
