@@ -288,3 +288,14 @@ def test_rank_that_fails_ends_the_step_and_is_named(login: Login) -> None:
     wf = login.workflow()
     wf.step("md", "import os, time\nif os.environ['SLURM_PROCID'] == '1':\n    raise RuntimeError('no convergence')\ntime.sleep(100)", ntasks=2)
     assert login.ended(wf.submit())["md"]["reason"] == "rank 1: RuntimeError: no convergence"
+
+
+def test_ranks_of_a_python_step_speak_mpi(login: Login) -> None:
+    pytest.importorskip("mpi4py", reason="needs mpi4py and mpich: pip install 'kale-magic[test]'")
+    wf = login.workflow()
+    code = "from mpi4py import MPI\nworld = MPI.COMM_WORLD\ntotal = world.allreduce(world.rank + 1)\nnodes = world.gather(MPI.Get_processor_name())\nsize = world.size"
+    wf.step("sum", code, ntasks=4, nodes=2, outputs=["total", "nodes", "size"], env={"SLURM_MPI_TYPE": "pmi2"})
+    run = wf.submit()
+    login.completed(run)
+    assert run["sum"].pull("total", "size") == (10, 4)
+    assert len(set(run["sum"].pull("nodes"))) == 2
