@@ -22,6 +22,7 @@ from kale_magic.executors import registry
 from kale_magic.manager.cache import Earlier
 from kale_magic.manager.context import RunContext
 from kale_magic.manager.graph import attempt_uuid, expand
+from kale_magic.manager.runfolder import add_git_state
 from kale_magic.manager.submission import Submission
 from kale_magic.manager.views import run_line, run_text
 from kale_magic.model.run import Job, Verb
@@ -57,6 +58,7 @@ class Requests:
         self._about = about
         self._keys = keys
         self._submitting = asyncio.Lock()
+        self._later: set[asyncio.Future[None]] = set()
         self._ops: dict[str, Callable[[dict[str, Any]], Awaitable[Any]]] = {
             protocol.SUBMIT: self._submit,
             protocol.STATUS: self._status,
@@ -98,7 +100,6 @@ class Requests:
             demands = await self._demands(submission, chosen)
             if submission.is_dry:
                 return {"folder": str(submission.folder), "steps": _decisions(submission, chosen)}
-            await asyncio.to_thread(submission.look_at_git)
             bodies = submission.bodies(chosen, made, demands)
             record = await asyncio.to_thread(submission.record, bodies, service.clock.now())
             seq = service.seq
@@ -107,6 +108,9 @@ class Requests:
             except StoreError:
                 await asyncio.to_thread(shutil.rmtree, record.folder, ignore_errors=True)
                 raise
+            task = asyncio.ensure_future(asyncio.to_thread(add_git_state, Path(record.folder), submission.folder))
+            self._later.add(task)  # a large repository takes git seconds, for which no submit waits
+            task.add_done_callback(self._later.discard)
             return {"run": record.id, "folder": record.folder, "seq": seq}
 
     async def _demands(self, submission: Submission, chosen: list[str]) -> dict[str, Demand]:
