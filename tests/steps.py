@@ -45,7 +45,7 @@ def submit(folder: Path, kale: Kale, code: str = COUNTER, **options: Any) -> Run
     """Start a run of the one step md."""
     workflow = Workflow("eos", folder=folder)
     workflow.step("md", code, **options)
-    return kale.run(workflow.submit(client=kale.client).name)
+    return kale.run(workflow.submit(client=kale.client, cache=False).name)
 
 
 def busy(folder: Path, kale: Kale, code: str = COUNTER, **options: Any) -> Run:

@@ -23,6 +23,7 @@ from kale_magic.manager.cache import Earlier
 from kale_magic.manager.context import RunContext
 from kale_magic.manager.graph import attempt_uuid, expand
 from kale_magic.manager.listing import listing
+from kale_magic.manager.runfolder import add_git_state
 from kale_magic.manager.submission import Submission
 from kale_magic.manager.views import run_line, run_text
 from kale_magic.model.run import Job, Verb
@@ -59,6 +60,7 @@ class Requests:
         self._about = about
         self._keys = keys
         self._submitting = asyncio.Lock()
+        self._later: set[asyncio.Future[None]] = set()
         self._ops: dict[str, Callable[[dict[str, Any]], Awaitable[Any]]] = {
             protocol.SUBMIT: self._submit,
             protocol.STATUS: self._status,
@@ -110,6 +112,9 @@ class Requests:
             except StoreError:
                 await asyncio.to_thread(shutil.rmtree, record.folder, ignore_errors=True)
                 raise
+            task = asyncio.ensure_future(asyncio.to_thread(add_git_state, Path(record.folder), submission.folder))
+            self._later.add(task)  # a large repository takes git seconds, for which no submit waits
+            task.add_done_callback(self._later.discard)
             return {"run": record.id, "folder": record.folder, "seq": seq}
 
     def _scripts(self, submission: Submission, bodies: list[StepBody]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -11,7 +12,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from kale_magic.errors import SubmitError, UsageError
+from kale_magic.manager.surroundings import git_state
 from kale_magic.version import __version__
+from kale_proxy.values import write_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,6 +73,17 @@ def fill_run_folder(folder: Path, workflow_yaml: str, lineage: Mapping[str, Any]
         _write(folder / "environment.json", json.dumps(environment, indent=1) + "\n")
     except OSError as exc:
         raise unwritable(folder, exc) from exc
+
+
+def add_git_state(folder: Path, workflow_folder: Path) -> None:
+    """Add to a run's ``environment.json`` in which state of its repository the workflow was submitted, if it is in one."""
+    found = git_state(workflow_folder)
+    if not found:
+        return
+    path = folder / "environment.json"
+    with contextlib.suppress(OSError, ValueError):  # the folder was removed meanwhile, or its disk is full
+        known = json.loads(path.read_text(encoding="utf-8"))
+        write_atomic(path, (json.dumps({**known, "git": found}, indent=1) + "\n").encode())
 
 
 def unwritable(folder: Path, exc: OSError) -> SubmitError:

@@ -20,7 +20,7 @@ from kale_magic.executors import registry
 from kale_magic.manager.cache import Cache, Wanted
 from kale_magic.manager.context import StepBody
 from kale_magic.manager.runfolder import fill_run_folder, make_run_folder
-from kale_magic.manager.surroundings import git_state, named_files, surroundings
+from kale_magic.manager.surroundings import named_files, surroundings
 from kale_magic.model.codec import workflow_from_dict, workflow_to_dict
 from kale_magic.model.dataflow import resolve, select, wanted_by
 from kale_magic.model.environment import clean_environment
@@ -62,7 +62,6 @@ class Submission:
         self.packages = {str(key): str(value) for key, value in dict(fields.get("packages") or {}).items()}
         self.decisions: dict[str, Decision] = {}
         self.surroundings: dict[str, Any] = {}
-        self.git: dict[str, Any] = {}
         self.files: dict[str, dict[str, str]] = {}
         self.selection = [tuple(map(str, fields.get(key) or ())) for key in ("only", "from", "to")]
         environ = fields.get("environ")  # None: the client is on another host, whose variables mean nothing here
@@ -94,10 +93,6 @@ class Submission:
             if step.notebook is not None and not (self.folder / step.notebook).is_file():
                 raise SubmitError(f"Step {name}: there is no notebook {self.folder / step.notebook}.")
             self.files[name] = named_files(step, common, self.folder)
-
-    def look_at_git(self) -> None:
-        """Find out in which state of its repository the workflow is."""
-        self.git = git_state(self.folder)
 
     def decide(self, chosen: list[str], earlier: Mapping[str, list[Earlier]], made: Mapping[str, str]) -> None:
         """Find out which of the chosen steps an earlier run has computed the same."""
@@ -210,7 +205,6 @@ class Submission:
             "kept": sorted(self.environ),
             "stripped": sorted(self.stripped),
             "submitted_on": socket.gethostname(),
-            "git": self.git,
             "modules": self.environ.get("LOADEDMODULES", "").split(":") if self.environ.get("LOADEDMODULES") else [],
             "packages": dict(sorted(self.packages.items())),
             "sources": {body.name: body.source for body in bodies if body.source is not None},

@@ -160,7 +160,7 @@ class Cluster:
         script = (
             "import sys, json; from kale_magic import Workflow\n"
             "code, name, options = json.loads(sys.argv[1])\n"
-            "wf = Workflow('eos'); wf.step(name, code, **options); print(wf.submit().name)"
+            "wf = Workflow('eos'); wf.step(name, code, **options); print(wf.submit(cache=False).name)"
         )
         done = subprocess.run(
             self.hosts.login.argv(sys.executable, "-c", script, json.dumps([code, name, options])),

@@ -54,7 +54,7 @@ def client(place: Path) -> Iterator[Client]:
 def submit(place: Path, client: Client, code: str = COUNTER, **options: Any) -> Any:
     workflow = Workflow("eos", folder=place)
     workflow.step("md", code, **options)
-    return workflow.submit(client=client)
+    return workflow.submit(client=client, cache=False)
 
 
 @pytest.fixture

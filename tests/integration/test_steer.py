@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kale_magic.api import Workflow, connect
+from kale_magic.api.lineage import lineage
 from kale_magic.errors import UsageError
 from tests import steps
 from tests.integration.test_cli import kale as program
@@ -409,3 +411,16 @@ def test_a_gate_with_release_allocates_nothing_survives_the_manager_and_goes_on_
     assert "goes on with n=7, and is queued" in program(tmp_path, "continue", "pick", "--set", "n=7").stdout
     assert run.wait(timeout=WAIT_S) == "completed"
     assert run["pick"].logs() == "4 times 7\n"
+
+
+def test_a_run_keeps_the_state_of_the_repository_it_was_submitted_in(tmp_path: Path, kale: Kale, until: Callable) -> None:
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    (tmp_path / "model.py").write_text("x = 1\n")
+    for words in (["init", "-q", "-b", "trunk"], ["add", "model.py"], ["commit", "-qm", "first"]):
+        subprocess.run([*git, *words], check=True, capture_output=True)
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    (tmp_path / "model.py").write_text("x = 2\n")
+    run = steps.submit(tmp_path, kale, "x = 1")
+    found = until(lambda: lineage(run.folder).get("git"), "git's answer")
+    assert found == {"commit": commit, "branch": "trunk", "changed": ["model.py"]}
+    assert lineage(run.folder)["packages"]["numpy"]
