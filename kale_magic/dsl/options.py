@@ -268,6 +268,11 @@ SPECS: dict[str, Spec] = {
             Option("run", Kind.TEXT, "the workflow as that run has it", "RUN"),
         ),
     ),
+    "report": Spec(
+        "Write a run as one self-contained HTML page: text, picture, timeline, figures, logs, origin.",
+        (_RUN,),
+        (Option("o", Kind.TEXT, "the file to write; RUN.html here if left out", "FILE.html"),),
+    ),
     "import": Spec("Read a workflow from a file and make it this notebook's.", (Positional("FILE", "a YAML file"),)),
 }
 OPTIONS: dict[str, tuple[Option, ...]] = {name: spec.options for name, spec in SPECS.items()}
