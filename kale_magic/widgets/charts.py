@@ -37,6 +37,7 @@ _MOST_POINTS = 20
 _MOST_FILES = 50
 _MOST_ROWS = 200_000
 _HISTORY = 600
+_HOST_S = 1.0  # between two looks at this host
 _SHOWN = 12
 
 
@@ -160,13 +161,15 @@ class Resources(Charts):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self._host: deque[dict[str, float]] = deque(maxlen=_HISTORY)
+        psutil.cpu_percent()  # which measures from one call to the next
         super().__init__(*args, **options)
         self.part = "resources"
 
     def draw(self) -> str:
         """Return the charts."""
         samples = files.samples(self.folder) if self.folder is not None else []
-        self._host.append(_sample())
+        if not self._host or time.time() - self._host[-1]["at"] > _HOST_S:
+            self._host.append(_sample())
         drawn = [chart_svg(lines, title=title, x="seconds since it began") for title, lines in usage.charts(samples).items()]
         drawn += [chart_svg(lines, title=title, x="seconds ago") for title, lines in usage.host_charts(self._host).items()]
         return "".join(drawn)

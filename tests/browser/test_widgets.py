@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from nbconvert import HTMLExporter
 
 from kale_magic.client import Client
@@ -323,3 +324,37 @@ def test_pause_and_resume_by_click(open_dashboard: Callable[..., NotebookPage], 
     expect(node(notebook, "md")).to_have_attribute("data-kale-state", "running")
     page.get_by_role("button", name="Open notebook").click()
     expect(page.locator(".kale .kale-say").filter(has_text="its kernel is that of")).to_be_visible()
+
+
+THEMES = "@jupyterlab/apputils-extension:themes"
+
+
+@pytest.mark.parametrize("theme", ["Light", "Dark"])
+def test_no_serious_fault_for_a_screen_reader_in_either_theme(
+    root: Path, server: Server, open_dashboard: Callable[..., NotebookPage], theme: str
+) -> None:
+    name = f"axe-{theme.lower()}"
+    notebook = open_dashboard("lab", name)
+    page = notebook.page
+    (root / f"go-{name}").touch()
+    expect(node(notebook, "fit")).to_have_attribute("data-kale-state", "failed", timeout=WAIT_MS)
+    notebook.save()
+    raw = {"raw": f'{{"theme": "JupyterLab {theme}"}}'}
+    assert page.request.put(f"{server.url}lab/api/settings/{THEMES}", data=raw, headers={"Authorization": f"token {server.token}"}).ok
+    page.reload()
+    expect(page.locator("body")).to_have_attribute("data-jp-theme-light", str(theme == "Light").lower(), timeout=WAIT_MS)
+    expect(node(notebook, "fit")).to_have_attribute("data-kale-state", "failed", timeout=WAIT_MS)
+    node(notebook, "fit").click()
+    found = []
+    for tab in ("Step", "Logs", "Plots", "Resources", "Queue"):
+        page.get_by_role("tab", name=tab).click()
+        expect(page.locator(f'.kale[data-kale="{tab.lower()}"]')).to_be_visible()
+        page.locator('.kale[data-kale="dag"]').first.scroll_into_view_if_needed()
+        notebook.shoot(tab.lower())
+        answer = Axe().run(page, context={"include": [[".kale"]]})
+        found += [
+            (tab, fault["id"], fault["help"], [part["html"][:160] for part in fault["nodes"]])
+            for fault in answer.response["violations"]
+            if fault["impact"] in {"serious", "critical"}
+        ]
+    assert not found
