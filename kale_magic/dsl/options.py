@@ -117,7 +117,7 @@ _RESOURCES = (
     Option("tags", Kind.NAMES, "words to find the step by", "t1,t2"),
 )
 _STEP_OPTIONS = (*_DECLARE, *_RESOURCES)
-PARTS = ("dag", "step", "logs", "plots", "queue", "resources")  # of the dashboard
+PARTS = ("dag", "step", "logs", "plots", "queue", "resources", "ssh")  # of the dashboard
 _NAME = Positional("NAME", "the step's name: a letter, then letters, digits, _ or -")
 _HOST = Option("host", Kind.TEXT, "the step is of the manager there: a Host of your ssh configuration", "H")
 _STEP = Positional("STEP", "fit, fit[2], fit[metal=Al] or RUN/fit")

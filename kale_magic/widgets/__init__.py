@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     from kale_magic.widgets.logs import Logs
     from kale_magic.widgets.parts import Dag, Step
     from kale_magic.widgets.queue import Queue
+    from kale_magic.widgets.ssh import Ssh
 
-__all__ = ["Dag", "Dashboard", "Logs", "Plots", "Queue", "Resources", "Step"]
+__all__ = ["Dag", "Dashboard", "Logs", "Plots", "Queue", "Resources", "Ssh", "Step"]
 _PLACES = {
     "Dag": "parts",
     "Dashboard": "dashboard",
@@ -19,6 +20,7 @@ _PLACES = {
     "Plots": "charts",
     "Queue": "queue",
     "Resources": "charts",
+    "Ssh": "ssh",
     "Step": "parts",
 }
 

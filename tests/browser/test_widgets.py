@@ -346,7 +346,7 @@ def test_no_serious_fault_for_a_screen_reader_in_either_theme(
     expect(node(notebook, "fit")).to_have_attribute("data-kale-state", "failed", timeout=WAIT_MS)
     node(notebook, "fit").click()
     found = []
-    for tab in ("Step", "Logs", "Plots", "Resources", "Queue"):
+    for tab in ("Step", "Logs", "Plots", "Resources", "Queue", "SSH"):
         page.get_by_role("tab", name=tab).click()
         expect(page.locator(f'.kale[data-kale="{tab.lower()}"]')).to_be_visible()
         page.locator('.kale[data-kale="dag"]').first.scroll_into_view_if_needed()

@@ -151,7 +151,7 @@ def test_rerun_failed_begins_with_what_failed_among_the_selected() -> None:
     assert actions.failed(states, ["b", "c"]) == ["b"]
 
 
-@pytest.mark.parametrize("name", ["dag", "actions", "step", "job logs", "job charts", "queue"])
+@pytest.mark.parametrize("name", ["dag", "actions", "step", "job logs", "job charts", "queue", "ssh"])
 def test_script_of_a_widget_stays_below_ten_kilobytes(name: str) -> None:
     assert len(script(*name.split()).encode()) < MOST_BYTES
 
