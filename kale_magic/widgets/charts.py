@@ -19,6 +19,7 @@ from kale_magic.api import files
 from kale_magic.api.plots import Source, of_metrics, of_table
 from kale_magic.api.report import last_image
 from kale_magic.errors import KaleError, UsageError
+from kale_magic.model.address import describe_point
 from kale_magic.render.chart import chart_svg
 from kale_magic.render.words import escape
 from kale_magic.widgets._page import script
@@ -120,12 +121,20 @@ class Plots(Charts):
             folder = self.desk.folder_of(*job)
             if folder is not None:
                 for name, line in of_metrics([Source(label="", folder=folder)], ()).items():
-                    found.setdefault(name, {})[job.label] = line
+                    found.setdefault(name, {})[self._words(job)] = line
         drawn = [chart_svg(lines, title=name, x="step") for name, lines in islice(found.items(), _SHOWN)]
         image = last_image(self.folder) if self.folder is not None else ""
         if image:
             drawn.append(f'<img src="{escape(image)}" alt="last image of {escape(self.shown.label if self.shown else "")}">')
         return "".join(drawn) or "It has measured nothing: <code>from kale_magic.inside import metric; metric(energy=e, step=i)</code>"
+
+    def _words(self, job: Job) -> str:
+        """Return a job's name for people: a point by its parameters."""
+        workflow = self.desk.seen.workflow
+        step = workflow.steps.get(job.step) if workflow is not None else None
+        if job.point is None or step is None or not step.is_sweep:
+            return job.label
+        return f"{job.step}[{describe_point(step.points()[job.point])}]"
 
     def _jobs(self) -> list[Job]:
         """Return the jobs that are drawn: all points of the selected sweeps."""

@@ -6,10 +6,10 @@ function shares(list, x, y, w) {
 }
 function card(c, row, i) {
   const [name, short, x, y, w, h, members, stack] = c, d = stack ? 8 : 0, W = w - d, H = h - d;
-  const back = k => `<rect class="c" x="${k}" y="${d - k}" width="${W}" height="${H}" rx="6"/>`;
+  const back = (k, f = "") => `<rect class="c${f}" x="${k}" y="${d - k}" width="${W}" height="${H}" rx="6"/>`;
   return `<g class="n" role="button" tabindex="${i ? -1 : 0}" data-i="${i}" ${members > 1 ? `data-kale-group="${members}"` : `data-kale-step="${esc(name)}"`} ` +
     `data-kale-state="${esc(row[0])}" aria-label="${esc(name)}: ${esc(row[0])}" aria-pressed="false" transform="translate(${x},${y})"><title>${esc(tip(name, row))}</title>` +
-    (stack ? back(8) + back(4) : "") + back(0) + `<path class="m" d="M6 ${d}h-1a5 5 0 0 0-5 5v${H - 10}a5 5 0 0 0 5 5h1z"/>` + text("a", 13, d + 18, short) +
+    (stack ? back(8) + back(4) : "") + back(0, " f") + `<path class="m" d="M6 ${d}h-1a5 5 0 0 0-5 5v${H - 10}a5 5 0 0 0 5 5h1z"/>` + text("a", 13, d + 18, short) +
     `<rect class="p" x="12" y="${d + 25}" width="66" height="15" rx="7.5"/>` + text("w", 45, d + 36, row[0]) + text("b", 84, d + 36, row[1]) +
     `<g class="h">${shares(row[3], 8, d + H - 3.5, W - 12)}</g></g>`;
 }
