@@ -271,7 +271,7 @@ SPECS: dict[str, Spec] = {
     "report": Spec(
         "Write a run as one self-contained HTML page: text, picture, timeline, figures, logs, origin.",
         (_RUN,),
-        (Option("o", Kind.TEXT, "the file to write; RUN.html here if left out", "FILE.html"),),
+        (Option("o", Kind.TEXT, "the file to write; RUN.html here if left out", "FILE.html", is_short=True),),
     ),
     "import": Spec("Read a workflow from a file and make it this notebook's.", (Positional("FILE", "a YAML file"),)),
 }
