@@ -323,7 +323,7 @@ def test_pause_and_resume_by_click(open_dashboard: Callable[..., NotebookPage], 
     until(lambda: newest("pause")["steps"]["md"]["state"] == "running", "md going on")
     expect(node(notebook, "md")).to_have_attribute("data-kale-state", "running")
     page.get_by_role("button", name="Open notebook").click()
-    expect(page.locator(".kale .kale-say").filter(has_text="its kernel is that of")).to_be_visible()
+    expect(page.locator(".kale .kale-say").filter(has_text="its kernel is that of")).to_be_visible(timeout=WAIT_MS)
 
 
 THEMES = "@jupyterlab/apputils-extension:themes"
@@ -348,7 +348,7 @@ def test_no_serious_fault_for_a_screen_reader_in_either_theme(
     found = []
     for tab in ("Step", "Logs", "Plots", "Resources", "Queue", "SSH"):
         page.get_by_role("tab", name=tab).click()
-        expect(page.locator(f'.kale[data-kale="{tab.lower()}"]')).to_be_visible()
+        expect(page.locator(f'.kale[data-kale="{tab.lower()}"]')).to_be_visible(timeout=WAIT_MS)
         page.locator('.kale[data-kale="dag"]').first.scroll_into_view_if_needed()
         notebook.shoot(tab.lower())
         answer = Axe().run(page, context={"include": [[".kale"]]})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from datetime import UTC, datetime
 
 import pytest
@@ -12,6 +13,8 @@ from kale_magic.model.workflow import Workflow
 from kale_magic.render.markdown import markdown_html
 from kale_magic.render.view import Graph, Node
 from kale_magic.widgets._page import MOST_BYTES, script
+from kale_magic.widgets.desk import Seen
+from kale_magic.widgets.parts import Picture
 from kale_magic.widgets.viewmodel import actions, usage
 from kale_magic.widgets.viewmodel.dag import Scene, summary
 from kale_magic.widgets.viewmodel.step import Kept, panel
@@ -169,3 +172,27 @@ def test_rates_come_from_counters_and_what_says_nothing_is_left_out() -> None:
     assert "job: disk, MB/s" not in found
     assert usage.charts([]) == {}
     assert usage.host_charts([]) == {}
+
+
+class Still:
+    """A desk that follows nothing."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.seen, self.lock = Seen(graph=graph), threading.RLock()
+        self.selected: list[str] = []
+
+    def add(self, part: Picture) -> None:
+        part.show(self.seen)
+
+
+def test_page_that_comes_late_is_told_all_states(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = chain("running", "waiting")
+    picture = Picture(Still(graph))
+    sent: list[dict[str, object]] = []
+    monkeypatch.setattr(picture, "send", sent.append)
+    picture.show(Seen(graph=with_state(graph, "s0", "failed")))  # told while the page loads its script, and lost to it
+    picture.heard({"t": "here"})
+    assert sent == [
+        {"t": "patch", "rows": [(0, ["failed", "", "", []])]},
+        {"t": "patch", "rows": [(0, ["failed", "", "", []]), (1, ["waiting", "", "", []])]},
+    ]

@@ -44,7 +44,7 @@ function render({ model, el }) {
     fit(); mark();
   }
   function paint(i, row) {
-    const g = nodes[i], c = scene.cards[i]; if (!g) return;
+    const g = nodes[i], c = scene.cards[i]; if (!g || `${scene.rows[i]}` === `${row}`) return;
     const share = g.lastChild, beside = share.previousSibling, word = beside.previousSibling, d = c[7] ? 8 : 0;
     g.setAttribute("data-kale-state", row[0]); g.setAttribute("aria-label", `${c[0]}: ${row[0]}`);
     word.textContent = row[0]; if (beside.textContent !== row[1]) beside.textContent = row[1];
@@ -130,6 +130,7 @@ function render({ model, el }) {
   ];
   const sizes = new ResizeObserver(() => fitted && fit());
   sizes.observe(svg);
+  model.send({ t: "here" });
   return () => { off.forEach(f => f()); sizes.disconnect(); cancelAnimationFrame(ticking); };
 }
 export default { render };
