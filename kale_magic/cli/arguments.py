@@ -57,6 +57,9 @@ def build_parser() -> Parser:
     _add_act_commands(commands)
     _add_open_command(commands)
     _add_kernels_commands(commands)
+    report = _add(commands, "report", "report:report", "write a run as one HTML page")
+    report.add_argument("run", metavar="RUN", nargs="?", help="default: the newest in or below this folder")
+    report.add_argument("-o", "--output", metavar="FILE.html", required=True, help="the file to write")
     _add_care_commands(commands)
     return parser
 

@@ -123,7 +123,7 @@ _RESOURCES = (
     Option("tags", Kind.NAMES, "words to find the step by", "t1,t2"),
 )
 _STEP_OPTIONS = (*_DECLARE, *_RESOURCES)
-PARTS = ("dag", "step", "logs", "queue")  # of the dashboard
+PARTS = ("dag", "step", "logs", "plots", "queue", "resources", "ssh")  # of the dashboard
 _NAME = Positional("NAME", "the step's name: a letter, then letters, digits, _ or -")
 _HOST = Option("host", Kind.TEXT, "the step is of the manager there: a Host of your ssh configuration", "H")
 _STEP = Positional("STEP", "fit, fit[2], fit[metal=Al] or RUN/fit")
@@ -306,6 +306,11 @@ SPECS: dict[str, Spec] = {
             Option("format", Kind.CHOICE, "the file's format", "F", FORMATS),
             Option("run", Kind.TEXT, "the workflow as that run has it", "RUN"),
         ),
+    ),
+    "report": Spec(
+        "Write a run as one self-contained HTML page: text, picture, timeline, figures, logs, origin.",
+        (_RUN,),
+        (Option("o", Kind.TEXT, "the file to write; RUN.html here if left out", "FILE.html", is_short=True),),
     ),
     "import": Spec("Read a workflow from a file and make it this notebook's.", (Positional("FILE", "a YAML file"),)),
 }

@@ -120,6 +120,7 @@ COMMANDS = (
         usage="%kale_dashboard [PART]", does="workflow, steps, logs, queue live, with buttons",
     ),
     Command(name="export", group="Share", line="share:export", usage="%kale_export FILE", does="write the workflow as YAML, or --format cwl, snakemake ..."),
+    Command(name="report", group="Share", line="share:report", usage="%kale_report [RUN] -o FILE", does="write a run as one HTML page"),
     Command(name="import", group="Share", line="share:load", usage="%kale_import FILE", does="read one, and make it this notebook's"),
 )  # fmt: skip
 

@@ -1,9 +1,10 @@
-"""``%kale_export`` and ``%kale_import``: the notebook's workflow to a file and from one."""
+"""``%kale_export``, ``%kale_import`` and ``%kale_report``: the notebook's workflow to a file and from one, a run to a page."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from kale_magic.api.find import find_run
 from kale_magic.api.workflow import Workflow
@@ -40,6 +41,19 @@ def load(session: KaleMagics, request: Request) -> None:
     workflow = Workflow.from_yaml(file)
     print(session.declarations.take(workflow.model))
     session.show(workflow._repr_mimebundle_())
+
+
+def report(session: KaleMagics, request: Request) -> None:
+    """Write a run as one HTML page, and show a link to it."""
+    from kale_magic.api.report import write_report
+    from kale_magic.render.words import escape
+
+    status = session.client.status(find_run(session.client, request.args.run, session.scope))
+    file = Path(request.args.o or f"{status['run']}.html").expanduser()
+    write_report(status, file)
+    text = f"{file} written: {status['run']} {status['state']}"
+    html = f'<a href="{escape(quote(str(file)))}" target="_blank">{escape(file)}</a> written: {escape(status["run"])} {escape(status["state"])}'
+    session.show({"text/plain": text, "text/html": html})
 
 
 def _count(workflow: Workflow) -> str:

@@ -103,7 +103,6 @@ class Requests:
             if submission.is_dry:
                 scripts = self._scripts(submission, submission.bodies(chosen, made, demands))
                 return {"folder": str(submission.folder), "steps": _decisions(submission, chosen, scripts)}
-            await asyncio.to_thread(submission.look_at_git)
             bodies = submission.bodies(chosen, made, demands)
             record = await asyncio.to_thread(submission.record, bodies, service.clock.now())
             seq = service.seq

@@ -55,11 +55,11 @@ def chart_svg(series: Mapping[str, Sequence[tuple[float, float]]], *, title: str
         f'font-family="system-ui, sans-serif" font-size="10.5">{_STYLE}'),
         f'<rect x="{_LEFT}" y="{_TOP}" width="{wide}" height="{high}" fill="none" stroke="#8c959f"/>',
     ]
-    for tick in _ticks(low_y, high_y):
+    for tick in ticks(low_y, high_y):
         at = place((low_x, tick)).split()[1]
         parts.append(f'<path d="M{_LEFT} {at}h{wide}" stroke="#8c959f" stroke-opacity=".3"/>')
         parts.append(f'<text x="{_LEFT - 5}" y="{float(at) + 3.5:.1f}" text-anchor="end">{_number(tick)}</text>')
-    for tick in _ticks(low_x, high_x):
+    for tick in ticks(low_x, high_x):
         at = place((tick, low_y)).split()[0]
         parts.append(f'<text x="{at}" y="{_TOP + high + 14}" text-anchor="middle">{_number(tick)}</text>')
     parts.append(f'<text x="{_LEFT + wide / 2}" y="{_HEIGHT - 3}" text-anchor="middle">{escape(x)}</text>')
@@ -67,7 +67,7 @@ def chart_svg(series: Mapping[str, Sequence[tuple[float, float]]], *, title: str
     left = _WIDTH - _RIGHT
     for number, (name, points) in enumerate(series.items()):
         colour = _COLOURS[number % len(_COLOURS)]
-        parts += [_line(stretch, colour, place) for stretch in _stretches(_thinned(points))]
+        parts += [_line(stretch, colour, place) for stretch in _stretches(thinned(points))]
         if number < _MOST_SHOWN:
             below = _TOP + 13 + 13 * number
             parts.append(f'<text x="{left - 6}" y="{below}" text-anchor="end" style="fill:{colour}">{escape(clip(name, 30))}</text>')
@@ -118,7 +118,7 @@ def _stretches(points: Sequence[tuple[float, float]]) -> list[list[tuple[float, 
     return [stretch for stretch in found if stretch]
 
 
-def _thinned(points: Sequence[tuple[float, float]]) -> Sequence[tuple[float, float]]:
+def thinned(points: Sequence[tuple[float, float]]) -> Sequence[tuple[float, float]]:
     """Return few enough points to draw: of each bin its first, least, greatest and last, so that no peak is lost."""
     if len(points) <= _MOST_POINTS:
         return points
@@ -145,7 +145,7 @@ def _span(values: Sequence[float], margin: float = 0.0) -> tuple[float, float]:
     return low - pad, high + pad
 
 
-def _ticks(low: float, high: float) -> list[float]:
+def ticks(low: float, high: float) -> list[float]:
     """Return some four round numbers between two."""
     raw = (high - low) / 4
     scale = 10.0 ** math.floor(math.log10(raw))

@@ -60,7 +60,7 @@ def run_html(
     facts = " · ".join(escape(fact) for fact in (status.get("executor"), took) if fact)
     parts = [
         f'<div class="kale-run" data-kale-run="{escape(status.get("run"))}" data-kale-state="{escape(state)}">{_STYLE}',
-        f'<div class="kale-head"><b>{escape(status.get("run"))}</b> {_pill(state)} {facts}</div>',
+        f'<div class="kale-head"><b>{escape(status.get("run"))}</b> {pill(state)} {facts}</div>',
     ]
     if note:
         parts.append(f'<div class="kale-note">{escape(note)}</div>')
@@ -72,7 +72,8 @@ def run_html(
     return "".join(parts)
 
 
-def _pill(state: str) -> str:
+def pill(state: str) -> str:
+    """Return a state as a coloured word."""
     return f'<span class="kale-state" style="background:{colour(state)}">{escape(state)}</span>'
 
 
@@ -100,7 +101,7 @@ def _row(name: str, step: Mapping[str, Any], now: datetime | None) -> str:
     if attempt > 1:
         why = f"attempt {attempt}" + (f": {why}" if why else "")
     return (
-        f"<tr><td>{escape(name)}</td><td>{_pill(node.state)}</td><td class=kale-num>{escape(node.tally)}</td>"
+        f"<tr><td>{escape(name)}</td><td>{pill(node.state)}</td><td class=kale-num>{escape(node.tally)}</td>"
         f"<td class=kale-num>{escape(took)}</td><td>{escape(step.get('node') or '')}</td><td class=kale-why>{escape(why)}</td></tr>"
     )
 

@@ -5,6 +5,7 @@ Called by the widgets in the thread that the front end's message came in; raises
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -43,6 +44,8 @@ def act(desk: Desk, name: str, steps: Sequence[str], params: Mapping[str, object
         for target in targets:
             desk.book.client.stop(target.run, target.step, target.point)
         return f"{', '.join(target.label for target in targets)}: asked to stop; the kernel stays for a look."
+    if name in {"pause", "resume"}:
+        return _hold(desk, run, steps, is_pause=name == "pause")
     if name == "open" and len(steps) == 1:
         return _open(desk, _target(desk, run, steps[0]))
     raise UsageError(f"There is no action {name!r} for this.")
@@ -76,6 +79,21 @@ def _cancel(desk: Desk, run: str, steps: Sequence[str]) -> str:
         gone += client.cancel(run, step, desk.point if len(steps) == 1 else None)
     desk.refresh()
     return f"Cancelled {', '.join(gone[:8])}{' ...' if len(gone) > 8 else ''}." if gone else "Nothing to cancel: it is over."
+
+
+def _hold(desk: Desk, run: str, steps: Sequence[str], *, is_pause: bool) -> str:
+    from kale_magic.api import pause
+    from kale_magic.api.visits import Visits
+
+    wanted = "running" if is_pause else "paused"
+    said = []
+    with contextlib.closing(Visits(desk.book.client)) as visits:
+        for step in steps:
+            if desk.seen.states.get(step) == wanted:
+                target = _target(desk, run, step)
+                said.append(f"{target.label} {(pause.pause if is_pause else pause.resume)(visits, target)}")
+    desk.refresh()
+    return f"{'; '.join(said)}." if said else f"None of these is {wanted}."
 
 
 def _target(desk: Desk, run: str, step: str) -> Target:

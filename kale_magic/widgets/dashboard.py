@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 import ipywidgets
 
+from kale_magic.widgets.charts import Plots, Resources
 from kale_magic.widgets.logs import Logs
 from kale_magic.widgets.parts import Dag, Step
 from kale_magic.widgets.place import desk_here
 from kale_magic.widgets.queue import Queue
+from kale_magic.widgets.ssh import Ssh
 
 if TYPE_CHECKING:
     from kale_magic.widgets.desk import Desk
@@ -28,7 +30,7 @@ class Dashboard(ipywidgets.VBox):  # type: ignore[misc] # ipywidgets is not type
     def __init__(self, run: str | None = None, *, desk: Desk | None = None) -> None:
         self.desk = desk or desk_here(run)
         self.dag = Dag(desk=self.desk)
-        self.parts: list[Part] = [part(self.desk) for part in (Step, Logs, Queue)]
+        self.parts: list[Part] = [part(self.desk) for part in (Step, Logs, Plots, Resources, Queue, Ssh)]
         tabs = ipywidgets.Tab(self.parts, titles=[part.title for part in self.parts])
         self.main = self.dag.main
         super().__init__([self.dag, tabs])

@@ -66,6 +66,10 @@ class Logs(JobPart):
     def asked(self, message: dict[str, Any]) -> str | None:
         """Send what stands before, or where a word is."""
         kind, view = message.get("t"), message.get("id")
+        if kind == "here":  # what was told while the page was loading the script has been lost to it
+            with self.desk.lock:
+                self.tail = {"parts": list(self.tail["parts"]), "start": dict(self.tail["start"]), "sent": self.tail.get("sent", 0) + 1}
+            return None
         paths = [self._tails[src].path for src in _FILES if src in self._tails and message.get("src") in {src, "both"}]
         paths = [path for path in paths if path.exists()]
         if not paths:

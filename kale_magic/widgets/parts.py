@@ -8,6 +8,8 @@ or changes in places is changed in place and told by a message, so that a change
 from __future__ import annotations
 
 import json
+import math
+import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from kale_magic.widgets.desk import Desk, Seen
 
 _FINAL = frozenset({"completed", "failed", "cancelled"})
+_REPEAT_S = 2.0  # after the last change
 
 
 class Part(anywidget.AnyWidget):  # type: ignore[misc] # anywidget is not typed
@@ -120,6 +123,7 @@ class Picture(Part):
         self._direction = direction
         self._drawn: Scene | None = None
         self._is_told = False
+        self._repeat_at = math.inf
         super().__init__(desk, run=run)
         self.observe(self._on_selected, "selected")
 
@@ -133,6 +137,9 @@ class Picture(Part):
             self.scene = self._drawn.data
         elif patch:
             self.send({"t": "patch", "rows": patch})
+            self._repeat_at = time.monotonic() + _REPEAT_S
+        elif time.monotonic() > self._repeat_at:
+            self._tell_all()
         self.head = self._head(seen)
         cards = self._cards_of(self.desk.selected)
         if set(self.selected) != set(cards):
@@ -140,9 +147,18 @@ class Picture(Part):
             self.selected = cards
             self._is_told = False
 
+    def _tell_all(self) -> None:
+        """Tell the states of all cards: what was told while a page was still loading the script has been lost to it."""
+        self._repeat_at = math.inf
+        if self._drawn is not None:
+            self.send({"t": "patch", "rows": list(enumerate(self._drawn.data["rows"]))})
+
     def heard(self, message: dict[str, Any]) -> str | None:
-        """Turn the picture, or show another run."""
-        if message.get("t") == "turn":
+        """Turn the picture, show another run, or tell a page that has just come how things are."""
+        if message.get("t") == "here":
+            with self.desk.lock:
+                self._tell_all()
+        elif message.get("t") == "turn":
             self._direction = "TB" if self._direction == "LR" else "LR"
             with self.desk.lock:
                 self.show(self.desk.seen)

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from nbconvert import HTMLExporter
 
 from kale_magic.client import Client
@@ -28,11 +29,13 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
 FRONT_ENDS = ["lab", "notebook"]
 MD = """%%kale_step md --outputs b
 import pathlib, time, sys
+from kale_magic.inside import metric
 print('\\x1b[32mgreen\\x1b[0m start')
 print('to stderr', file=sys.stderr)
 n = 0
 while not pathlib.Path('{go}').exists():
     n += 1
+    metric(energy=-n / (n + 3), step=n)
     print(f'\\rstep {{n}}', end='', flush=True)
     time.sleep(0.1)
 print()
@@ -286,3 +289,72 @@ def test_saved_notebook_is_a_page_without_a_front_end(root: Path, open_dashboard
     notebook.page.goto(f"file://{root}/html.html")
     expect(notebook.page.locator('[data-kale-static] [data-kale-step="fit"]')).to_be_visible()
     expect(notebook.page.get_by_text("model not found")).to_be_hidden()
+
+
+def test_metrics_and_resources_are_drawn_as_they_come(root: Path, open_dashboard: Callable[..., NotebookPage]) -> None:
+    notebook = open_dashboard("lab", "charts", "%kale_dashboard plots --step md", ("%kale_dashboard resources --step md",))
+    plots = notebook.page.locator('.kale[data-kale="plots"]')
+    line = plots.locator("svg[aria-label^=energy] path[stroke-width='1.5']")
+    expect(line).to_be_visible(timeout=WAIT_MS)
+    first = str(line.get_attribute("d"))
+    expect(line).not_to_have_attribute("d", first, timeout=WAIT_MS)
+    (root / "table.csv").write_text("t,e\n0,1\n1,4\n2,9\n")
+    with (root / "table.csv").open("a") as stream:
+        plots.locator(".file").select_option("table.csv", timeout=WAIT_MS)
+        plots.locator(".x").select_option("t")
+        expect(plots.locator("svg[aria-label='table.csv: e']")).to_be_visible()
+        stream.write("3,16\n")
+    notebook.run(SHOW + 1)
+    usage = notebook.page.locator('.kale[data-kale="resources"]')
+    for title in ("job: memory", "node: memory", "this host: processors"):
+        expect(usage.locator(f"svg[aria-label^='{title}']")).to_be_visible(timeout=WAIT_MS)
+    notebook.shoot("both")
+
+
+def test_pause_and_resume_by_click(open_dashboard: Callable[..., NotebookPage], until: Callable[..., Any]) -> None:
+    notebook = open_dashboard("lab", "pause", "%kale_dashboard dag")
+    page = notebook.page
+    expect(node(notebook, "md")).to_have_attribute("data-kale-state", "running", timeout=WAIT_MS)
+    node(notebook, "md").click()
+    page.get_by_role("button", name="Pause").click()
+    until(lambda: newest("pause")["steps"]["md"]["state"] == "paused", "the pause of md")
+    expect(node(notebook, "md")).to_have_attribute("data-kale-state", "paused")
+    page.get_by_role("button", name="Resume").click()
+    until(lambda: newest("pause")["steps"]["md"]["state"] == "running", "md going on")
+    expect(node(notebook, "md")).to_have_attribute("data-kale-state", "running")
+    page.get_by_role("button", name="Open notebook").click()
+    expect(page.locator(".kale .kale-say").filter(has_text="its kernel is that of")).to_be_visible(timeout=WAIT_MS)
+
+
+THEMES = "@jupyterlab/apputils-extension:themes"
+
+
+@pytest.mark.parametrize("theme", ["Light", "Dark"])
+def test_no_serious_fault_for_a_screen_reader_in_either_theme(
+    root: Path, server: Server, open_dashboard: Callable[..., NotebookPage], theme: str
+) -> None:
+    name = f"axe-{theme.lower()}"
+    notebook = open_dashboard("lab", name)
+    page = notebook.page
+    (root / f"go-{name}").touch()
+    expect(node(notebook, "fit")).to_have_attribute("data-kale-state", "failed", timeout=WAIT_MS)
+    notebook.save()
+    raw = {"raw": f'{{"theme": "JupyterLab {theme}"}}'}
+    assert page.request.put(f"{server.url}lab/api/settings/{THEMES}", data=raw, headers={"Authorization": f"token {server.token}"}).ok
+    page.reload()
+    expect(page.locator("body")).to_have_attribute("data-jp-theme-light", str(theme == "Light").lower(), timeout=WAIT_MS)
+    expect(node(notebook, "fit")).to_have_attribute("data-kale-state", "failed", timeout=WAIT_MS)
+    node(notebook, "fit").click()
+    found = []
+    for tab in ("Step", "Logs", "Plots", "Resources", "Queue", "SSH"):
+        page.get_by_role("tab", name=tab).click()
+        expect(page.locator(f'.kale[data-kale="{tab.lower()}"]')).to_be_visible(timeout=WAIT_MS)
+        page.locator('.kale[data-kale="dag"]').first.scroll_into_view_if_needed()
+        notebook.shoot(tab.lower())
+        answer = Axe().run(page, context={"include": [[".kale"]]})
+        found += [
+            (tab, fault["id"], fault["help"], [part["html"][:160] for part in fault["nodes"]])
+            for fault in answer.response["violations"]
+            if fault["impact"] in {"serious", "critical"}
+        ]
+    assert not found

@@ -216,6 +216,16 @@ def test_status_is_exit_code_0_for_a_failed_run_and_shows_its_traceback(client, 
     assert "\x1b" not in out
 
 
+def test_report_writes_the_newest_run_and_needs_a_file(client, tmp_path, capsys):
+    client.add("eos-1", copy.deepcopy(STEPS))
+    assert main(["report", "-o", str(tmp_path / "run.html")]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'run.html'} written: eos-1 running\n"
+    assert "<h1>eos-1" in (tmp_path / "run.html").read_text()
+    assert main(["report"]) == 2
+    assert main(["report", "-o", str(tmp_path / "no" / "run.html")]) == 2
+    assert "can't be written" in capsys.readouterr().err
+
+
 def test_unknown_run_is_exit_code_2_with_a_guess(client, capsys):
     client.add("eos-20261122-7f3a", STEPS)
     assert main(["status", "eos-20261122-7f3b"]) == 2

@@ -131,3 +131,15 @@ def test_queue_leaves_out_columns_that_say_nothing() -> None:
     assert [row["label"] for row in found["rows"]] == ["a[2]", "b"]
     assert [row["mine"] for row in found["rows"]] == [True, False]
     assert found["rows"][0]["cells"] == ["4", "1 GB", ""]
+
+
+def test_batch_systems_lines_of_our_jobs_know_their_step() -> None:
+    ours = [{"run": "r1", "step": "a", "point": 0, "native_id": "17", "executor": "slurm"}]
+    survey = [
+        {"executor": "slurm", "native_id": "17", "name": "kale-x", "user": "me", "state": "RUNNING", "time_left_s": 90},
+        {"executor": "slurm", "native_id": "18", "name": "other", "user": "she", "state": "PENDING", "starts_at": "tomorrow"},
+    ]
+    found = queue.table(queue.joined(survey, ours), own=["r1"])
+    assert [(row["run"], row["label"]) for row in found["rows"]] == [("r1", "a[0]"), ("", "other")]
+    assert found["heads"] == ["where", "job", "user", "starts at", "time left"]
+    assert found["rows"][1]["cells"][3] == "tomorrow"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from datetime import UTC, datetime
 
 import pytest
@@ -12,7 +13,9 @@ from kale_magic.model.workflow import Workflow
 from kale_magic.render.markdown import markdown_html
 from kale_magic.render.view import Graph, Node
 from kale_magic.widgets._page import MOST_BYTES, script
-from kale_magic.widgets.viewmodel import actions
+from kale_magic.widgets.desk import Seen
+from kale_magic.widgets.parts import Picture
+from kale_magic.widgets.viewmodel import actions, usage
 from kale_magic.widgets.viewmodel.dag import Scene, summary
 from kale_magic.widgets.viewmodel.step import Kept, panel
 
@@ -138,8 +141,9 @@ def test_buttons_fit_what_is_selected() -> None:
     states = {"a": "completed", "b": "running", "c": "waiting", "d": "failed"}
     assert on(states, []) == {"run", "again", "cancel"}
     assert on(states, ["a"]) == {"run", "from"}
-    assert on(states, ["b"]) == {"run", "from", "stop", "cancel", "open"}
-    assert on(states, ["b", "c"]) == {"run", "from", "stop", "cancel"}
+    assert on(states, ["b"]) == {"run", "from", "pause", "stop", "cancel", "open"}
+    assert on(states, ["b", "c"]) == {"run", "from", "pause", "stop", "cancel"}
+    assert "resume" in on({"a": "paused"}, ["a"])
     assert on(states, ["d"]) == {"run", "from", "again"}
     assert on({"a": "completed"}, []) == {"run"}
 
@@ -150,6 +154,45 @@ def test_rerun_failed_begins_with_what_failed_among_the_selected() -> None:
     assert actions.failed(states, ["b", "c"]) == ["b"]
 
 
-@pytest.mark.parametrize("name", ["dag", "actions", "step", "job logs", "queue"])
+@pytest.mark.parametrize("name", ["dag", "actions", "step", "job logs", "job charts", "queue", "ssh"])
 def test_script_of_a_widget_stays_below_ten_kilobytes(name: str) -> None:
     assert len(script(*name.split()).encode()) < MOST_BYTES
+
+
+def test_rates_come_from_counters_and_what_says_nothing_is_left_out() -> None:
+    samples = [
+        {"at": "2026-11-28T10:00:00Z", "cpu_s": 1.0, "rss_bytes": 1 << 30, "node": {"load": 0.5}},
+        {"at": "2026-11-28T10:00:02Z", "cpu_s": 4.0, "rss_bytes": 2 << 30},
+        {"at": "2026-11-28T10:00:02Z", "cpu_s": 4.0},
+    ]
+    found = usage.charts(samples)
+    assert found["job: cores busy"] == {"cores": [(2.0, 1.5)]}
+    assert found["job: memory, GB"] == {"resident": [(0.0, 1.0), (2.0, 2.0)]}
+    assert found["node: cores busy"] == {"load": [(0.0, 0.5)]}
+    assert "job: disk, MB/s" not in found
+    assert usage.charts([]) == {}
+    assert usage.host_charts([]) == {}
+
+
+class Still:
+    """A desk that follows nothing."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.seen, self.lock = Seen(graph=graph), threading.RLock()
+        self.selected: list[str] = []
+
+    def add(self, part: Picture) -> None:
+        part.show(self.seen)
+
+
+def test_page_that_comes_late_is_told_all_states(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = chain("running", "waiting")
+    picture = Picture(Still(graph))
+    sent: list[dict[str, object]] = []
+    monkeypatch.setattr(picture, "send", sent.append)
+    picture.show(Seen(graph=with_state(graph, "s0", "failed")))  # told while the page loads its script, and lost to it
+    picture.heard({"t": "here"})
+    assert sent == [
+        {"t": "patch", "rows": [(0, ["failed", "", "", []])]},
+        {"t": "patch", "rows": [(0, ["failed", "", "", []]), (1, ["waiting", "", "", []])]},
+    ]

@@ -140,7 +140,7 @@ def test_other_magics():
     assert parse("submit", "a --cpus 2", is_cell=True).name == "a"
     assert parse("workflow", "").name is None
     assert parse("%%kale_step", "a", is_cell=True).name == "a"
-    assert vars(parse("attach", "fit --timeout 0 --write", is_cell=True)) == {"step": "fit", "timeout": 0.0, "write": True, "main": False, "host": None}
+    assert vars(parse("attach", "fit --timeout 0 --write", is_cell=True)) == {"step": "fit", "timeout": 0.0, "write": True, "main": False, "rank": None, "host": None}
     assert vars(parse("attach", "fit --write")) == {"step": "fit", "write": True, "main": False, "host": None}
 
 
@@ -179,5 +179,5 @@ def test_each_magic_has_help_that_tells_every_option(key):
 
 
 def test_what_comes_later_is_not_offered():
-    later = {"--container", "--reuse-kernel", "--pool", "--share", "--rank"}
+    later = {"--container", "--reuse-kernel", "--pool", "--share"}
     assert not later & {option.flag for options in OPTIONS.values() for option in options}

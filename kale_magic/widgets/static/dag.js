@@ -6,10 +6,10 @@ function shares(list, x, y, w) {
 }
 function card(c, row, i) {
   const [name, short, x, y, w, h, members, stack] = c, d = stack ? 8 : 0, W = w - d, H = h - d;
-  const back = k => `<rect class="c" x="${k}" y="${d - k}" width="${W}" height="${H}" rx="6"/>`;
+  const back = (k, f = "") => `<rect class="c${f}" x="${k}" y="${d - k}" width="${W}" height="${H}" rx="6"/>`;
   return `<g class="n" role="button" tabindex="${i ? -1 : 0}" data-i="${i}" ${members > 1 ? `data-kale-group="${members}"` : `data-kale-step="${esc(name)}"`} ` +
     `data-kale-state="${esc(row[0])}" aria-label="${esc(name)}: ${esc(row[0])}" aria-pressed="false" transform="translate(${x},${y})"><title>${esc(tip(name, row))}</title>` +
-    (stack ? back(8) + back(4) : "") + back(0) + `<path class="m" d="M6 ${d}h-1a5 5 0 0 0-5 5v${H - 10}a5 5 0 0 0 5 5h1z"/>` + text("a", 13, d + 18, short) +
+    (stack ? back(8) + back(4) : "") + back(0, " f") + `<path class="m" d="M6 ${d}h-1a5 5 0 0 0-5 5v${H - 10}a5 5 0 0 0 5 5h1z"/>` + text("a", 13, d + 18, short) +
     `<rect class="p" x="12" y="${d + 25}" width="66" height="15" rx="7.5"/>` + text("w", 45, d + 36, row[0]) + text("b", 84, d + 36, row[1]) +
     `<g class="h">${shares(row[3], 8, d + H - 3.5, W - 12)}</g></g>`;
 }
@@ -44,7 +44,7 @@ function render({ model, el }) {
     fit(); mark();
   }
   function paint(i, row) {
-    const g = nodes[i], c = scene.cards[i]; if (!g) return;
+    const g = nodes[i], c = scene.cards[i]; if (!g || `${scene.rows[i]}` === `${row}`) return;
     const share = g.lastChild, beside = share.previousSibling, word = beside.previousSibling, d = c[7] ? 8 : 0;
     g.setAttribute("data-kale-state", row[0]); g.setAttribute("aria-label", `${c[0]}: ${row[0]}`);
     word.textContent = row[0]; if (beside.textContent !== row[1]) beside.textContent = row[1];
@@ -130,6 +130,7 @@ function render({ model, el }) {
   ];
   const sizes = new ResizeObserver(() => fitted && fit());
   sizes.observe(svg);
+  model.send({ t: "here" });
   return () => { off.forEach(f => f()); sizes.disconnect(); cancelAnimationFrame(ticking); };
 }
 export default { render };

@@ -91,6 +91,7 @@ function render({ model, el }) {
       say: m => { if (!m.id || m.id === id) say(root, m.text, m.bad); },
     }),
   ];
+  model.send({ t: "here" });
   return () => off.forEach(f => f());
 }
 export default { render };

@@ -1,5 +1,5 @@
 function render({ model, el }) {
-  const root = frame(model, el, "queue", `<div class="bar"><label>Filter <input type="search" class="q" placeholder="step, run, state, reason"></label><label><input type="checkbox" class="mine"> this notebook's runs only</label>
+  const root = frame(model, el, "queue", `<div class="bar"><label>Queue <select class="whose"><option value="kale">Kale's jobs</option><option value="user">my batch jobs</option><option value="all">all batch jobs</option></select></label> <label>Filter <input type="search" class="q" placeholder="step, run, state, reason"></label><label><input type="checkbox" class="mine"> this notebook's runs only</label>
 <span class="gap"></span><span class="soft when"></span></div><div class="rows"></div><div class="kale-say" role="status" aria-live="polite"></div>`);
   const q = one(root, ".q"), mine = one(root, ".mine"), rows = one(root, ".rows");
   let sureOf = "";
@@ -15,6 +15,8 @@ function render({ model, el }) {
       : `<div class="soft">${t.rows.length ? "Nothing fits the filter." : "Nothing runs and nothing waits."}</div>`;
     if (focus) one(rows, `[data-f="${CSS.escape(focus)}"]`)?.focus({ preventScroll: true });
   }
+  const whose = one(root, ".whose");
+  whose.addEventListener("change", () => model.send({ t: "whose", whose: whose.value }));
   q.addEventListener("input", draw); mine.addEventListener("change", draw);
   q.addEventListener("keydown", e => e.stopPropagation());
   rows.addEventListener("click", e => {
@@ -25,7 +27,7 @@ function render({ model, el }) {
     draw();
     if (d.ask) one(rows, "[data-yes]")?.focus();
   });
-  const off = [listen(model, "table", draw), listen(model, "when", () => { one(root, ".when").textContent = model.get("when"); }), heard(model, { say: m => say(root, m.text, m.bad) })];
+  const off = [listen(model, "table", draw), listen(model, "whose", () => { whose.value = model.get("whose"); }), listen(model, "when", () => { one(root, ".when").textContent = model.get("when"); }), heard(model, { say: m => say(root, m.text, m.bad) })];
   return () => off.forEach(f => f());
 }
 export default { render };

@@ -32,6 +32,8 @@ def offered(states: Mapping[str, str], selected: Sequence[str], *, can_submit: b
         _button("run", "Run these" if selected else "Run all", can_submit and bool(states), "submit a new run"),
         _button("from", "Run from here", can_submit and bool(selected), "submit these steps and all that waits for them"),
         _button("again", "Rerun failed", can_submit and is_bad, "submit what failed or was cancelled, and all that waits for it"),
+        _button("pause", "Pause", bool(selected and runs), "hold the code still between two lines; the kernel stays open to visitors"),
+        _button("resume", "Resume", bool(selected) and any(state == "paused" for state in meant), "let the code go on; end the look at what was stopped"),
         _button("stop", "Stop", bool(selected and runs), "interrupt the code; the kernel stays for a look"),
         _button("cancel", "Cancel", is_open, "end these" if selected else "end the run", sharp=True),
         _button("open", "Open notebook", len(selected) == 1 and bool(runs), "a notebook in the step's own kernel"),

@@ -5,15 +5,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from kale_magic.render.text import format_bytes
-from kale_magic.render.view import format_duration
+from kale_magic.render.view import format_duration, parse_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 _KNOWN = (
-    ("executor", "where"), ("native_id", "job"), ("queue", "queue"), ("node", "node"), ("nodes", "nodes"), ("cpus", "CPUs"),
-    ("gpus", "GPUs"), ("memory_bytes", "memory"), ("estimated_start", "starts at"), ("time_left_s", "time left"), ("reason", "reason"),
+    ("executor", "where"), ("native_id", "job"), ("user", "user"), ("partition", "partition"), ("node", "node"), ("nodes", "nodes"),
+    ("cpus", "CPUs"), ("gpus", "GPUs"), ("memory_bytes", "memory"), ("starts_at", "starts at"), ("time_left_s", "time left"), ("reason", "reason"),
 )  # fmt: skip
+
+
+def joined(survey: Iterable[Mapping[str, Any]], ours: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the lines of the batch system, those of our jobs with their run and step, so that they can be cancelled here."""
+    known = {(job.get("executor"), str(job["native_id"])): job for job in ours if job.get("native_id")}
+    found = []
+    for line in survey:
+        own = known.get((line.get("executor"), str(line.get("native_id"))), {})
+        found.append({**line, **{key: own[key] for key in ("run", "step", "point") if key in own}})
+    return found
 
 
 def table(jobs: Iterable[Mapping[str, Any]], own: Sequence[str] = ()) -> dict[str, Any]:
@@ -53,6 +63,9 @@ def _cell(key: str, value: object) -> str:
         return ""
     if key == "memory_bytes" and isinstance(value, int | float):
         return format_bytes(value)
+    if key == "starts_at":
+        at = parse_time(value)
+        return at.astimezone().strftime("%a %H:%M") if at else str(value)
     if key == "time_left_s" and isinstance(value, int | float):
         return format_duration(value)
     return str(value)

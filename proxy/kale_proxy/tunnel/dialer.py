@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from kale_proxy.places import private_dir, socket_dir
 from kale_proxy.tunnel import pipe
+from kale_proxy.tunnel.askpass import Questions
 from kale_proxy.tunnel.errors import TunnelError
 from kale_proxy.tunnel.openssh import OpenSSH, Target, run_joined
 
@@ -215,6 +216,49 @@ def ask_by(ask: Ask, *, is_terminal: bool) -> None:
         dialer.ssh.is_interactive = is_terminal
     if dialer.library is not None:
         dialer.library.ask = ask
+
+
+def log_in(host: str, ask: Ask, *, timeout: float) -> str:
+    """Connect to a host, asking a person by a callback, and keep the connection; return by what: ``ssh`` or ``paramiko``.
+
+    Parameters
+    ----------
+    host : str
+        A Host of the user's ssh.
+    ask : callable
+        As :class:`kale_proxy.tunnel.library.Library` has it; with ssh itself, also asked whether a new host key is right.
+    timeout : float
+        Longest wait, for the person's answers too, in seconds.
+
+    Raises
+    ------
+    TunnelError
+        It did not come about; HostKeyError, AuthenticationError as they say.
+    """
+    dialer = default()
+    deadline = time.monotonic() + timeout
+    if dialer.ssh is None:
+        if dialer.library is not None:
+            dialer.library.ask = ask
+        dialer.output(host, "true", deadline)
+        return "paramiko"
+    with Questions(ask, dialer.ssh.folder) as questions:
+        dialer.ssh.askpass = questions.environ
+        try:
+            dialer.output(host, "true", deadline)
+        finally:
+            dialer.ssh.askpass = {}
+    return "ssh"
+
+
+def is_up(host: str) -> bool:
+    """Whether a connection to a host is open in this process, or for it."""
+    dialer = default()
+    if dialer.ssh is not None:
+        with contextlib.suppress(TunnelError):
+            return dialer.ssh.has_master(Target(host))
+        return False
+    return dialer.library is not None and dialer.library.is_up(host)
 
 
 def _start_here(_: Target, words: Sequence[str], __: float) -> Joined:

@@ -95,6 +95,11 @@ class Library:
             raise TunnelError(f"ssh to {host}: {said.splitlines()[-1] if said else 'the command failed without a word'}.")
         return str(printed.decode("utf-8", "replace"))
 
+    def is_up(self, host: str) -> bool:
+        """Whether a connection to a host is open."""
+        with self._lock:
+            return any(name == host and transport.is_active() for (name, _), transport in self._transports.items())
+
     def close(self) -> None:
         """Hang up."""
         with self._lock:

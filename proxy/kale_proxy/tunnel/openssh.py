@@ -70,11 +70,14 @@ class OpenSSH:
         For control sockets and forwards: of this user alone, on this machine, with a short path.
     is_interactive : bool
         Whether ssh may ask on the terminal; else what would ask fails.
+    askpass : mapping
+        Variables by which ssh asks by a program instead, see :mod:`kale_proxy.tunnel.askpass`; empty if it may not.
     """
 
     command: Sequence[str]
     folder: Path
     is_interactive: bool = False
+    askpass: Mapping[str, str] = field(default_factory=dict)
     _distrusted: dict[Target, float] = field(default_factory=dict)
     _theirs: dict[Target, Path | None] = field(default_factory=dict)
     _woken: set[Target] = field(default_factory=set)
@@ -200,11 +203,12 @@ class OpenSSH:
         """Log in: one handshake, and a session that ends at once."""
         path = self._our_path(target)
         options = ["-o", "ControlMaster=auto", "-o", f"ControlPath={str(path).replace('%', '%%')}", "-o", f"ControlPersist={_KEEP_S}"]
-        if not self.is_interactive:
+        may_ask = self.is_interactive or bool(self.askpass)
+        if not may_ask:
             options += ["-o", "BatchMode=yes"]
         if target.via:
             options += ["-o", f"ProxyCommand={self._proxy_command(target, deadline)}"]
-        self._run([*options, *_ALIVE, *_PLAIN, target.host, "true"], target, deadline, may_ask=self.is_interactive)
+        self._run([*options, *_ALIVE, *_PLAIN, target.host, "true"], target, deadline, may_ask=may_ask)
         return _Master(path, is_ours=True)
 
     def _proxy_command(self, target: Target, deadline: float) -> str:
@@ -237,17 +241,18 @@ class OpenSSH:
     def _run(self, words: Sequence[str], target: Target, deadline: float, *, may_ask: bool = False, program: str = "") -> str:
         """Run ssh, or ``program`` with its options, to its end and return what it printed; raises TunnelError as explain()."""
         argv = [program or self.command[0], *self.command[1:], *_QUIET, *words]
+        on_terminal = may_ask and not self.askpass
         left = max(0.1, deadline - time.monotonic())
         # To files: a master that stays in the background would hold pipes open.
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             try:
                 process = subprocess.Popen(
                     argv,
-                    stdin=None if may_ask else subprocess.DEVNULL,
+                    stdin=None if on_terminal else subprocess.DEVNULL,
                     stdout=out,
                     stderr=err,
-                    env=_environment(),
-                    start_new_session=not may_ask,
+                    env={**_environment(), **(self.askpass if may_ask else {})},
+                    start_new_session=not on_terminal,
                 )
             except OSError as exc:
                 raise TunnelError(f"{argv[0]} can't be run ({exc.strerror}).") from exc
@@ -258,7 +263,7 @@ class OpenSSH:
             err.seek(0)
             printed, said = out.read().decode("utf-8", "replace"), err.read().decode("utf-8", "replace")
         if code != 0:
-            raise explain(target.host, code, said)
+            raise explain(target.host, code, said, has_asked=may_ask)
         return printed
 
     def _later(self, target: Target, words: Sequence[str], *command: str) -> None:
@@ -327,7 +332,7 @@ def run_joined(argv: Sequence[str], environ: Mapping[str, str] | None = None) ->
     return Joined(ours, last_words)
 
 
-def explain(host: str, code: int, said: str) -> TunnelError:
+def explain(host: str, code: int, said: str, *, has_asked: bool = False) -> TunnelError:
     """Return the error for what ssh said; the words are OpenSSH's, which are not translated."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     last = lines[-1].removeprefix("ssh: ") if lines else f"it ended with code {code} and no word"
@@ -340,6 +345,8 @@ def explain(host: str, code: int, said: str) -> TunnelError:
         return HostKeyError(
             f"The host key of {host} is not known yet. Log in once in a terminal (ssh {host}) and compare the fingerprint."
         )
+    if has_asked and ("Permission denied" in said or "Too many authentication failures" in said):
+        return AuthenticationError(f"ssh to {host} was given no right answer ({last}).")
     if "Permission denied" in said or "Too many authentication failures" in said:
         return AuthenticationError(
             f"ssh to {host} needs a password or another answer, and can't ask here ({last}). "
