@@ -10,6 +10,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from kale_magic.model.resources import Resources
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
@@ -128,7 +130,11 @@ class Environment:
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """A job as its executor sees it. ``number`` orders jobs: the lower one was submitted first."""
+    """A job as its executor sees it. ``number`` orders jobs: the lower one was submitted first.
+
+    ``after`` are the uuids of jobs that must have completed before it may start; only an executor that keeps
+    order is given such jobs. Points of one sweep have equal ``run`` and ``step``, and a ``point``.
+    """
 
     uuid: str
     run: str
@@ -137,16 +143,24 @@ class Ticket:
     demand: Demand
     spec: Callable[[], JobSpec]  # built when it is needed: the text of 10,000 points is not kept
     environment: Callable[[], Environment]
+    step: str = ""
+    point: int | None = None
+    attempt: int = 1
+    resources: Resources = field(default_factory=Resources)
+    after: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class QueueLine:
-    """One line of the executor's queue."""
+    """One line of the executor's queue. ``starts_at`` is when it is expected to start, as ISO 8601 in UTC, if that is known."""
 
     uuid: str
-    state: str  # queued or running
+    state: str  # queued, held or running
     reason: str
     demand: Demand
+    native_id: str = ""
+    node: str = ""
+    starts_at: str = ""
 
 
 class Executor(ABC):
@@ -159,9 +173,17 @@ class Executor(ABC):
 
     ``outlives_host`` says whether jobs go on when this machine loses power, as those of a batch system do. Then
     an intent must be on the disk, not merely with the operating system, before the job is started.
+
+    ``keeps_order`` says whether it takes jobs before what they need has completed, and starts them after that by
+    itself, so that a workflow goes on while no manager runs. It then answers a start with ``placed``.
+
+    A third party's executor is an entry point of the group ``kale_magic.executors``: a function of
+    (:class:`kale_magic.config.Settings`, :class:`Clock`) that returns one of these.
     """
 
     outlives_host: bool = True
+    keeps_order: bool = False
+    can_freeze: bool = False  # whether :meth:`freeze` stops all processes of a job
 
     @abstractmethod
     async def open(self, sink: Callable[[Report], None]) -> None:
@@ -219,7 +241,30 @@ class Executor(ABC):
 
     @abstractmethod
     def release(self, uuid: str) -> None:
-        """End the look at an interrupted job."""
+        """End the look at an interrupted job, or the hold of one in the queue."""
+
+    def hold(self, uuid: str) -> None:  # noqa: B027 - a queue need not know holds
+        """Keep a job in the queue from starting, if the queue can."""
+
+    def script(self, ticket: Ticket) -> str:  # noqa: ARG002
+        """Return what would be submitted for a job, for a person to read; empty if there is nothing of the kind."""
+        return ""
+
+    async def survey(self, *, is_all: bool) -> list[dict[str, Any]]:  # noqa: ARG002
+        """Return the batch system's own queue: this user's jobs, or everyone's.
+
+        Each a dict of ``native_id name user state reason partition nodes node time_left_s starts_at``, all text but
+        the numbers; what is not known is missing. Empty where there is no such system.
+
+        Raises
+        ------
+        ExecutorError
+            The batch system does not answer.
+        """
+        return []
+
+    def freeze(self, uuid: str, *, is_on: bool) -> None:  # noqa: B027 - only where ``can_freeze`` says so
+        """Stop all processes of a started job where they are, or let them go on; its state is reported."""
 
     @abstractmethod
     def reason(self, uuid: str) -> str:

@@ -200,12 +200,27 @@ class Client:
         return self._ask_object(protocol.STOP, {"run": run, "step": step, "point": point})
 
     def release(self, run: str, step: str, point: int | None = None) -> dict[str, Any]:
-        """End the look at a stopped step."""
+        """End the look at a stopped step, or the hold of one in the queue."""
         return self._ask_object(protocol.RELEASE, {"run": run, "step": step, "point": point})
 
+    def hold(self, run: str, step: str, point: int | None = None) -> dict[str, Any]:
+        """Keep a step that is in the queue from starting, until it is released."""
+        return self._ask_object(protocol.HOLD, {"run": run, "step": step, "point": point})
+
+    def freeze(self, run: str, step: str, point: int | None = None, *, is_on: bool) -> dict[str, Any]:
+        """Stop all processes of a running step where they are, or let them go on."""
+        return self._ask_object(protocol.FREEZE, {"run": run, "step": step, "point": point, "on": is_on})
+
     def queue(self) -> list[dict[str, Any]]:
-        """Return what runs and what waits in the local executor, with the reason for waiting."""
+        """Return what runs and what waits of our runs, with the reason for waiting."""
         return self._ask_list(protocol.QUEUE, {})
+
+    def survey(self, executor: str | None = None, *, is_all: bool = False) -> list[dict[str, Any]]:
+        """Return the batch system's own queue, this user's jobs or everyone's; see :meth:`kale_magic.abc.Executor.survey`.
+
+        ``executor`` is the one meant; None means all that have jobs of ours.
+        """
+        return self._ask_list(protocol.SURVEY, {"executor": executor, "all": is_all})
 
     def manager(self) -> dict[str, Any]:
         """Return pid, host, version, address, started_at, runs (live ones) and rss_bytes of the manager."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from kale_magic.errors import ConfigError
-from kale_proxy.places import PlaceError, socket_dir, state_dir
+from kale_proxy.places import PlaceError, runtime_dir, socket_dir, state_dir
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,7 +34,9 @@ class Settings:
     can be replayed; ``cpus``, ``memory_bytes`` and ``gpus`` limit what the local executor gives out (None: all
     that the machine lets us use). ``host`` is the login host whose manager is meant, empty for this machine's;
     ``hosts`` what is known of such hosts, by name; ``open_template`` the notebook that ``%kale_open`` begins with
-    (None: Kale's own).
+    (None: Kale's own). ``slurm_poll_s`` is how often Slurm's queue is looked at when things happen there,
+    ``slurm_grace_s`` how long a job must be missing from it to count as gone, ``slurm_max_jobs`` how many jobs are
+    in it at most at once, ``slurm_command_s`` how long one of Slurm's commands may take.
     """
 
     state_dir: Path
@@ -47,6 +49,10 @@ class Settings:
     host: str = ""
     hosts: Mapping[str, HostSettings] = field(default_factory=dict)
     open_template: Path | None = None
+    slurm_poll_s: float = 1.0
+    slurm_grace_s: float = 60.0
+    slurm_max_jobs: int = 1000
+    slurm_command_s: float = 60.0
 
     @property
     def database(self) -> Path:
@@ -69,6 +75,11 @@ class Settings:
         return self.socket_dir / "m"
 
     @property
+    def keys_dir(self) -> Path:
+        """Where jobs on other hosts tell where their kernels are, with the keys."""
+        return runtime_dir()
+
+    @property
     def workers_dir(self) -> Path:
         """One folder per supervisor of the local executor."""
         return self.socket_dir / "w"
@@ -81,6 +92,10 @@ _KEYS = (
     ("local", "cpus", "KALE_CPUS", "cpus", int),
     ("local", "memory", "KALE_MEMORY", "memory_bytes", None),
     ("local", "gpus", "KALE_GPUS", "gpus", int),
+    ("slurm", "poll_s", "KALE_SLURM_POLL_S", "slurm_poll_s", float),
+    ("slurm", "grace_s", "KALE_SLURM_GRACE_S", "slurm_grace_s", float),
+    ("slurm", "max_jobs", "KALE_SLURM_MAX_JOBS", "slurm_max_jobs", int),
+    ("slurm", "command_s", "KALE_SLURM_COMMAND_S", "slurm_command_s", float),
     ("open", "template", "KALE_OPEN_TEMPLATE", "open_template", str),
 )
 

@@ -26,10 +26,14 @@ FIND = "find"
 CANCEL = "cancel"
 STOP = "stop"
 RELEASE = "release"
+HOLD = "hold"
+PREVIEW = "preview"
+SURVEY = "survey"
+FREEZE = "freeze"
 QUEUE = "queue"
 MANAGER = "manager"
 SHUTDOWN = "shutdown"
-OPS = (SUBMIT, STATUS, RUNS, EVENTS, WHERE, FIND, CANCEL, STOP, RELEASE, QUEUE, MANAGER, SHUTDOWN)
+OPS = (SUBMIT, STATUS, RUNS, EVENTS, WHERE, FIND, CANCEL, STOP, RELEASE, HOLD, FREEZE, PREVIEW, SURVEY, QUEUE, MANAGER, SHUTDOWN)
 
 
 @dataclass(frozen=True, slots=True)

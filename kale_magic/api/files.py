@@ -30,9 +30,25 @@ def log(folder: Path, name: str, tail: int | None) -> str:
 
 
 def samples(folder: Path) -> list[dict[str, Any]]:
-    """Return the lines of ``resources.jsonl``, oldest first; a line that is being written is left out."""
+    """Return the lines of ``resources.jsonl``, oldest first."""
+    return lines_of(log(folder, "resources.jsonl", None))
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    """Return what a step recorded by ``metric``, oldest first: ``at``, ``step`` if it was given, and the values."""
+    return [item for item in lines_of(log(folder, "metrics.jsonl", None)) if "progress" not in item]
+
+
+def progress(folder: Path) -> dict[str, Any] | None:
+    """Return what a step said last by ``progress``: ``progress``, ``of``, ``text`` if any; None if it said nothing."""
+    said = [item for item in lines_of(log(folder, "metrics.jsonl", 200)) if "progress" in item]
+    return said[-1] if said else None
+
+
+def lines_of(text: str) -> list[dict[str, Any]]:
+    """Return the JSON objects of a text, one a line; a line that is being written is left out."""
     found = []
-    for line in log(folder, "resources.jsonl", None).splitlines():
+    for line in text.splitlines():
         try:
             item = json.loads(line)
         except ValueError:
@@ -65,12 +81,7 @@ def load(folder: Path, name: str, *, where: str) -> object:
         There is no such value, it can't be read, or the files are not this user's alone.
     """
     try:
-        info = folder.stat()
-        if info.st_uid != os.getuid() or info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            raise UsageError(
-                f"{folder} belongs to, or can be written by, another user: nothing is loaded from it.",
-                "Make it yours alone (chmod go-w), or copy the values in a way you trust.",
-            )
+        require_own(folder)
         if name not in (known := values.read_index(folder)):
             raise UsageError(f"{where} has no value `{name}`.", f"It has: {', '.join(known)}." if known else "")
         return values.load(folder, name)
@@ -79,6 +90,16 @@ def load(folder: Path, name: str, *, where: str) -> object:
     except values.ValueFileError as exc:
         way_out = "Run the cell that defines it here too." if "Can't get attribute" in str(exc) else ""
         raise UsageError(f"{where}: {exc}.", way_out) from exc
+
+
+def require_own(folder: Path) -> None:
+    """Refuse a folder that is not this user's alone; raises UsageError, or FileNotFoundError if there is none."""
+    info = folder.stat()
+    if info.st_uid != os.getuid() or info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise UsageError(
+            f"{folder} belongs to, or can be written by, another user: nothing is loaded from it.",
+            "Make it yours alone (chmod go-w), or copy the values in a way you trust.",
+        )
 
 
 def _last_lines(stream: Any, count: int) -> bytes:

@@ -41,6 +41,11 @@ class Asks(Protocol):
     def where(self, run: str | None, step: str, point: int | None = None) -> dict[str, Any]:
         """Return where a step is."""
 
+    def release(self, run: str, step: str, point: int | None = None) -> dict[str, Any]:
+        """End the look at a stopped step."""
+
+    def freeze(self, run: str, step: str, point: int | None = None, *, is_on: bool) -> dict[str, Any]:
+        """Stop all processes of a running step, or let them go on."""
 
     def find(
         self, step: str, workflow: str | None = None, folder: str | Path | None = None, *, is_below: bool = False
@@ -76,7 +81,7 @@ class Target:
     @property
     def files(self) -> Path:
         """Its folder, to read from; raises UsageError if that is on another host."""
-        if self.reach is not None:
+        if self.reach is not None and self.reach.route.login:
             raise UsageError(
                 f"The files of {self} are on {self.reach.route.host}, and can't be read from here in this version.",
                 "Look at its variables: %%kale_attach with --host.",
@@ -263,8 +268,8 @@ def _target(found: Mapping[str, Any]) -> Target:
 
 
 def _reach(found: Mapping[str, Any]) -> Reach | None:
-    """Return the way to a step that the manager of another host knows; None if files here are its files."""
-    if not found.get("login"):
+    """Return the way to a step whose kernel is on another host; None if it is on this one."""
+    if not found.get("login") and not found.get("node"):
         return None
     from kale_proxy.tunnel.route import Reach
 

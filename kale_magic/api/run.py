@@ -18,6 +18,7 @@ from kale_magic.model.states import RunState
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from kale_magic.api.push import Pushed
     from kale_magic.api.visits import Execution
     from kale_magic.client import Client
 
@@ -171,6 +172,26 @@ class Step:
         """Return the samples of what the step used, oldest first."""
         return files.samples(one_job(self._client, self.target()).files)
 
+    def metrics(self) -> list[dict[str, Any]]:
+        """Return what the step has recorded by ``metric``, oldest first: ``at``, ``step`` if given, and its values."""
+        return files.metrics(one_job(self._client, self.target()).files)
+
+    def progress(self) -> dict[str, Any] | None:
+        """Return what the step said last by ``progress(i, n)``: ``progress`` and ``of``; None if it said nothing."""
+        return files.progress(one_job(self._client, self.target()).files)
+
+    def push(self, **values: object) -> Pushed:
+        """Give the step values: a running one as its variables and live parameters, a completed one as edited outputs.
+
+        Raises
+        ------
+        UsageError
+            A value can't be handed over, or the step is in no state to take it.
+        """
+        from kale_magic.api.push import push
+
+        return push(self._visits, one_job(self._client, self.target()), values)
+
     def pull(self, *names: str) -> Any:
         """Return values of the step: of a running one from its kernel, of a finished one from its outputs.
 
@@ -238,6 +259,32 @@ class Step:
             raise UsageError(f"There is no mode {mode!r}.", "There are: visit, write, main.")
         target = self._visits.wait_for_kernel(one_job(self._client, self.target()), timeout)
         return connection_file(str(target), mode, self._client.host)
+
+    def pause(self, *, lease_s: float | None = None, freeze: bool = False) -> str:
+        """Hold the step's code still between two lines, its kernel open to visitors; say where, in the end of a sentence.
+
+        Parameters
+        ----------
+        lease_s : float, optional
+            It goes on by itself after so many seconds; seven days if none are given.
+        freeze : bool
+            Stop all its processes instead (SIGSTOP); then no visitor is answered.
+
+        Raises
+        ------
+        UsageError
+            It does not run, or can't be held this way.
+        """
+        from kale_magic.api.pause import LONGEST_S, pause
+
+        target = one_job(self._client, self.target())
+        return pause(self._visits, target, lease_s=LONGEST_S if lease_s is None else lease_s, is_freezing=freeze)
+
+    def resume(self) -> str:
+        """Let a paused step go on, or end the look at one that was stopped or has failed; raises UsageError if it is neither."""
+        from kale_magic.api.pause import resume
+
+        return resume(self._visits, one_job(self._client, self.target()))
 
     def stop(self) -> None:
         """Interrupt the step's code; its kernel stays for a look."""

@@ -59,6 +59,8 @@ def make_step(name: str, source: str, options: Mapping[str, Any], common: Iterab
         each=tuple(_axis(name, key, value) for key, value in (given.pop("each", None) or {}).items()),
         is_zipped=bool(given.pop("zip", False)),
         retries=int(given.pop("retries", 0)),
+        hold_s=_seconds(given.pop("hold", None)),
+        hold_on_failure_s=_seconds(given.pop("hold_on_failure", None)),
         executor=given.pop("executor", None),
         resources=_resources(given),
         **lists,
@@ -79,6 +81,10 @@ def _axis(step: str, name: str, values: Any) -> Axis:
     if not items:
         raise UsageError(f"Step {step}: each {name} has no values.")
     return Axis(name, items, to_literal(list(items)))
+
+
+def _seconds(time: object) -> int | None:
+    return None if time is None else parse_walltime(str(time))
 
 
 def _resources(options: dict[str, Any]) -> Resources:

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 from kale_magic.api import files
 from kale_magic.api.find import Asks, Target, where_in
 from kale_magic.errors import JobError, StepFailed, UsageError
+from kale_proxy import values
 from kale_proxy.wire import AgentGone
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from kale_proxy.tunnel.route import Reach
@@ -72,6 +73,11 @@ class Visits:
         """End all visits."""
         for key in list(self._visitors):
             self._visitors.pop(key).close()
+
+    def __del__(self) -> None:
+        # A Run that a program simply drops is no leak worth a ResourceWarning.
+        for visitor in self._visitors.values():
+            visitor.drop()
 
     def wait_for_kernel(
         self, target: Target, timeout: float, on_wait: Callable[[Target], None] | None = None
@@ -240,6 +246,48 @@ class Visits:
         rows = [[files.load(folder, name, where=str(target)) for folder in folders] for name in names]
         return rows if _is_sweep(target) else [row[0] for row in rows]
 
+    def ask_kernel(self, target: Target, content: Mapping[str, object], *, timeout: float = 10.0) -> dict[str, Any] | None:
+        """Ask a step's kernel what :mod:`kale_proxy.visits` lists and return its reply; None if it knows no visits.
+
+        Raises
+        ------
+        UsageError
+            The step ended meanwhile.
+        TimeoutError
+            The kernel does not answer.
+        """
+        key = (str(live_folder(target)), "visit")
+        try:
+            visitor = self._visitor(target.kernel or live_folder(target), key, None)
+            if visitor.note:  # it says that visits here are less than usual
+                return None
+            return visitor.request("kale_visit_request", dict(content), "control", timeout=timeout)
+        except AgentGone as exc:
+            self._drop(key)
+            refuse_without_kernel(where_in(self.client, target.run, target.step, target.point))
+            raise JobError(f"{target} can't be reached: {exc}") from exc
+        except TimeoutError as exc:
+            raise TimeoutError(f"The kernel of {target} has not answered within {timeout:g} s; is it frozen, or in a long call?") from exc
+
+    def push(self, target: Target, found: Mapping[str, object], by: str) -> None:
+        """Give a running step values, as its variables and, where it has such, as its parameters.
+
+        Raises
+        ------
+        UsageError
+            A value can't be handed over, or the step has no kernel of Python.
+        """
+        _ = target.files  # values go by files
+        folder = live_folder(target) / f"push-{uuid.uuid4().hex[:12]}"
+        try:
+            values.save_all(found, folder)
+            arguments = f"getattr(globals(), 'base', globals()), {list(found)!r}, {str(folder)!r}, {by!r}"
+            self._ask(target, f"__import__('kale_proxy.look', fromlist=['_']).take({arguments})")
+        except values.ValueFileError as exc:
+            raise UsageError(f"{target.label}: {exc}.") from exc
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
     def variables(self, target: Target) -> list[dict[str, Any]]:
         """Return the variables of a running step, or the outputs of a finished one: name, type, shape, bytes."""
         if target.live is None:
@@ -252,8 +300,8 @@ class Visits:
         return found
 
     def _pull_live(self, target: Target, names: Sequence[str]) -> list[Any]:
-        _ = target.files  # values come by files
-        folder = live_folder(target) / f"pull-{uuid.uuid4().hex[:12]}"
+        here = live_folder(target) if target.reach is None else target.files / "pulled"  # a node's own disk is not ours
+        folder = here / f"pull-{uuid.uuid4().hex[:12]}"
         arguments = f"globals(), {list(names)!r}, {str(folder)!r}"
         try:
             self._ask(target, f"__import__('kale_proxy.look', fromlist=['_']).save({arguments})")

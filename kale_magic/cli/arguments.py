@@ -169,6 +169,19 @@ def _add_act_commands(commands: Any) -> None:
     stop = _add(commands, "stop", "act:stop", "interrupt a step's code; its kernel stays for a look", more=_STEP)
     _add_host(stop)
     stop.add_argument("step", metavar="STEP")
+    pause = _add(commands, "pause", "steer:pause", "hold a step's code still; its kernel answers visitors meanwhile", more=_STEP)
+    _add_host(pause)
+    pause.add_argument("step", metavar="STEP")
+    pause.add_argument("--for", metavar="TIME", dest="for_", type=age, help="it goes on by itself after this: 2h, 30m (default 7d)")
+    pause.add_argument("--freeze", action="store_true", help="stop all its processes instead, which also stops its kernel")
+    resume = _add(commands, "resume", "steer:resume", "let a paused step go on", more=_STEP)
+    _add_host(resume)
+    resume.add_argument("step", metavar="STEP")
+    push = _add(
+        commands, "push", "steer:push", "give values to a step: live parameters, variables, edited outputs", json=True, more=_STEP
+    )  # fmt: skip
+    push.add_argument("step", metavar="STEP")
+    push.add_argument("values", metavar="N=V", nargs="+", type=parameter, help="n=10 name='x y'")
     attach = _add(
         commands,
         "attach",

@@ -16,7 +16,7 @@ from kale_magic.errors import (
 )
 
 # What the shared parts call %kale_logs is another word here.
-_MAGIC = re.compile(r"%kale_(logs|wait|status|runs|stop|cancel|queue)\b")
+_MAGIC = re.compile(r"%kale_(logs|wait|status|runs|stop|cancel|queue|push|pause|resume|rerun|continue)\b")
 
 
 class Exit(IntEnum):

@@ -88,6 +88,8 @@ def build_step(given: SimpleNamespace, body: str, *, first_line: int, common: Co
         files_out=given.files_out,
         resources=_resources(given),
         retries=given.retries or 0,
+        hold_s=given.hold,
+        hold_on_failure_s=given.hold_on_failure,
         executor=given.executor,
         tags=given.tags,
         first_line=first_line + text.skipped,

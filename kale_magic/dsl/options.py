@@ -36,7 +36,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option: ``--name`` (``-o`` if it has one letter), what stands after it, and a line of help. ``least`` is a count's lowest value."""
+    """One option: ``--name`` (``-o`` if it is short), what stands after it, and a line of help. ``least`` is a count's lowest value."""
 
     name: str
     kind: Kind
@@ -44,17 +44,18 @@ class Option:
     metavar: str = ""
     choices: tuple[str, ...] = ()
     least: int = 1
+    is_short: bool = False
 
     @property
     def flag(self) -> str:
         """The option as it is typed."""
-        return f"-{self.name}" if len(self.name) == 1 else f"--{self.name}"
+        return f"-{self.name}" if self.is_short else f"--{self.name}"
 
     @property
     def attribute(self) -> str:
         """Its name in what :func:`parse` returns (``from_`` for ``--from``)."""
         name = self.name.replace("-", "_")
-        return f"{name}_" if name in {"from", "as"} else name
+        return f"{name}_" if name in {"from", "as", "for"} else name
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +112,8 @@ _RESOURCES = (
     Option("env", Kind.ENV, "environment variables", "K=V"),
     Option("setup", Kind.TEXTS, "a shell line to run before the step", "'source x'"),
     Option("retries", Kind.COUNT, "how often to try again after a failure", "N", least=0),
+    Option("hold", Kind.WALLTIME, "how long its kernel stays for a look after %kale_stop (10m if not said)", "30m"),
+    Option("hold-on-failure", Kind.WALLTIME, "how long its kernel stays for a look after it has failed", "30m"),
     _EXECUTOR,
     Option("tags", Kind.NAMES, "words to find the step by", "t1,t2"),
 )
@@ -187,6 +190,16 @@ SPECS: dict[str, Spec] = {
     ),
     "cancel": Spec("End a step or a run.", (Positional("STEP|RUN", "what to end"),)),
     "stop": Spec("Interrupt a step's code; its kernel stays for a look.", (_STEP,)),
+    "pause": Spec(
+        "Hold a step's code still between two lines; its kernel answers visitors meanwhile.",
+        (_STEP,),
+        (
+            Option("for", Kind.WALLTIME, "it goes on by itself after this; seven days if left out", "2h"),
+            Option("freeze", Kind.FLAG, "stop all its processes instead, which also stops its kernel"),
+            _HOST,
+        ),
+    ),
+    "resume": Spec("Let a paused step go on; end the look at one that was stopped or has failed.", (_STEP,), (_HOST,)),
     "queue": Spec("Show what runs and what waits, and why."),
     "attach": Spec(
         "Run this cell in the step's own kernel while the step is running.",
@@ -212,7 +225,7 @@ SPECS: dict[str, Spec] = {
         "Make a notebook in the step's own kernel: its description, parameters and inputs, a log cell, a plot cell.",
         (_STEP,),
         (
-            Option("o", Kind.TEXT, "where to: a file or a folder; named after the step, in the workflow's folder, if left out", "FILE"),
+            Option("o", Kind.TEXT, "where to: a file or a folder; named after the step, in the workflow's folder, if left out", "FILE", is_short=True),
             Option("template", Kind.TEXT, "begin with this notebook instead of Kale's template", "FILE"),
             Option("write", Kind.FLAG, "names that a cell assigns become the step's"),
             Option("main", Kind.FLAG, "queue behind the step's code instead of running beside it"),
@@ -223,6 +236,19 @@ SPECS: dict[str, Spec] = {
         "Bring values of a step here.",
         (_STEP, Positional("x", "names of its values", is_rest=True)),
         (Option("as", Kind.NAMES, "names to give them here", "a,b"),),
+    ),
+    "push": Spec(
+        "Give a step values: into a running one; of a completed one, in the place of an output, which is kept.",
+        (_STEP, Positional("x", "variables of this notebook, or x=5", is_rest=True)),
+    ),
+    "plot": Spec(
+        "Draw what a step records by metric(), or columns of a file it writes, live.",
+        (_STEP, Positional("METRIC", "names of metrics; all if left out", is_required=False, is_rest=True)),
+        (
+            Option("file", Kind.TEXT, "a table that the step writes: commas, tabs or spaces, names in the first line", "results.csv"),
+            Option("x", Kind.TEXT, "the file's column for the horizontal axis; its rows if left out", "t"),
+            Option("y", Kind.NAMES, "the file's columns to draw; the first few if left out", "e,f"),
+        ),
     ),
     "vars": Spec("List a step's variables: name, type, shape, bytes.", (_STEP,)),
     "resources": Spec("Show the processors, memory and disk that a step uses.", (_STEP,)),

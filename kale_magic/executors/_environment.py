@@ -35,13 +35,15 @@ _FAILED = 97
 _MARK = "kale-line: "
 _NO_MODULE = "there is no module command"
 _KEPT = 64
-_FIND_MODULE = """\
+FIND_MODULE = """\
 if ! type module >/dev/null 2>&1; then
   for __kale_file in "$MODULESHOME/init/bash" "$LMOD_PKG/init/bash" /etc/profile.d/modules.sh /etc/profile.d/lmod.sh /usr/share/lmod/lmod/init/bash; do
     if [ -r "$__kale_file" ]; then . "$__kale_file"; break; fi
   done
   unset __kale_file
 fi
+"""
+_REQUIRE_MODULE = """\
 if ! type module >/dev/null 2>&1; then echo "there is no module command on $(uname -n)"; exit 97; fi
 """
 
@@ -122,8 +124,13 @@ def shell_lines(environment: Environment) -> list[str]:
     """Return the lines that make the step's additions in bash, for a person to read and run."""
     lines = [f"module load {shlex.quote(name)}" for name in environment.modules]
     lines += environment.setup
-    lines += [f'export {name}="{_quoted(value)}"' for name, value in environment.env]
+    lines += [export_line(name, value) for name, value in environment.env]
     return lines
+
+
+def export_line(name: str, value: str) -> str:
+    """Return the line of a script that sets a variable; ``$NAME`` in the value is resolved where it runs."""
+    return f'export {name}="{_quoted(value)}"'
 
 
 def _quoted(value: str) -> str:
@@ -133,7 +140,7 @@ def _quoted(value: str) -> str:
 def _script(environment: Environment) -> str:
     lines = [f"module load {shlex.quote(name)}" for name in environment.modules]
     checked = [*lines, *environment.setup]
-    body = [_FIND_MODULE] if lines else []
+    body = [FIND_MODULE + _REQUIRE_MODULE] if lines else []
     body += [
         f"eval {shlex.quote(line)} || {{ echo; echo {shlex.quote(_MARK + line)}; exit {_FAILED}; }}" for line in checked
     ]

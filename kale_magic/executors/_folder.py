@@ -37,12 +37,12 @@ def prepare_folder(spec: JobSpec, text: str, environment: Environment) -> None:
     folder = spec.folder
     os.makedirs(folder, mode=0o700, exist_ok=True)
     if spec.attempt > 1:
-        _put_aside(Path(folder), spec.attempt)
-    _write(f"{folder}/job.sh", _script(spec, environment), 0o700)
-    _write(f"{folder}/job.json", text, 0o600)
+        put_aside(Path(folder), spec.attempt)
+    write_private(f"{folder}/job.sh", job_script(spec, environment), 0o700)
+    write_private(f"{folder}/job.json", text, 0o600)
 
 
-def _put_aside(folder: Path, attempt: int) -> None:
+def put_aside(folder: Path, attempt: int) -> None:
     """Move the files of the attempt before into ``attempts/N/``; ``job.json`` goes last, so that it says whether it was done."""
     try:
         if json.loads((folder / "job.json").read_text())["attempt"] >= attempt:
@@ -57,7 +57,8 @@ def _put_aside(folder: Path, attempt: int) -> None:
             os.replace(folder / name, target / name)
 
 
-def _script(spec: JobSpec, environment: Environment) -> str:
+def job_script(spec: JobSpec, environment: Environment) -> str:
+    """Return ``job.sh``."""
     point = "" if spec.point is None else f"[{spec.point}]"
     added = [f"export {name}={shlex.quote(value)}" for name, value in spec.env.items()]
     return "\n".join([
@@ -72,6 +73,7 @@ def _script(spec: JobSpec, environment: Environment) -> str:
     ])  # fmt: skip
 
 
-def _write(path: str, text: str, mode: int) -> None:
+def write_private(path: str, text: str, mode: int) -> None:
+    """Write a file of the given mode."""
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode), "w", encoding="utf-8") as file:
         file.write(text)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from kale_magic.model.step import Step
 
 PATIENCE_S = 60.0
+HELD = "held by you; %kale_release lets it go on"
 
 
 @dataclass(slots=True)
@@ -46,6 +47,7 @@ class LocalQueue:
     started: dict[str, Share] = field(default_factory=dict)
     _waiting: dict[Demand, OrderedDict[str, Ticket]] = field(default_factory=dict)  # by demand, in order
     _demands: dict[str, Demand] = field(default_factory=dict)
+    _held: dict[str, Ticket] = field(default_factory=dict)
     _used: Demand = field(default_factory=lambda: Demand(0, 0, 0))
     _blocked: str | None = None  # the first job that does not fit
     _blocked_at: float = 0.0
@@ -91,9 +93,25 @@ class LocalQueue:
 
     def remove(self, uuid: str) -> None:
         """Take a waiting job out; nothing happens if it does not wait."""
+        self._held.pop(uuid, None)
         demand = self._demands.pop(uuid, None)
         if demand is not None:
             self._waiting[demand].pop(uuid, None)
+
+    def hold(self, uuid: str) -> bool:
+        """Keep a waiting job from starting; False if it does not wait."""
+        demand = self._demands.pop(uuid, None)
+        if demand is None:
+            return False
+        self._held[uuid] = self._waiting[demand].pop(uuid)
+        return True
+
+    def release(self, uuid: str) -> bool:
+        """Let a held job wait again; False if it is not held."""
+        ticket = self._held.pop(uuid, None)
+        if ticket is not None:
+            self.add(ticket)
+        return ticket is not None
 
     def occupy(self, ticket: Ticket) -> None:
         """Count a job as started, whether it fits or not: it runs already."""
@@ -142,6 +160,8 @@ class LocalQueue:
         waiting = [ticket for line in self._waiting.values() for ticket in line.values()]
         for ticket in sorted(waiting, key=lambda item: item.number):
             yield QueueLine(ticket.uuid, "queued", self.reason(ticket.uuid), ticket.demand)
+        for uuid, ticket in self._held.items():
+            yield QueueLine(uuid, "held", HELD, ticket.demand)
 
     def used(self) -> Demand:
         """Return what started jobs hold together."""

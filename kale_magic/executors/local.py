@@ -18,9 +18,9 @@ from kale_magic.executors import _machine
 from kale_magic.executors._environment import Environments
 from kale_magic.executors._fate import Fate, find_out
 from kale_magic.executors._fleet import Fleet
-from kale_magic.executors._folder import prepare_folder
+from kale_magic.executors._folder import job_script, prepare_folder
 from kale_magic.executors._orphans import Orphans
-from kale_magic.executors._queue import LocalQueue
+from kale_magic.executors._queue import HELD, LocalQueue
 from kale_magic.executors._supervisor import serve_command
 from kale_magic.model.run import Report, ReportKind
 
@@ -84,6 +84,7 @@ class LocalExecutor(Executor):
         How a supervisor is started.
     """
 
+    can_freeze = True
     outlives_host = False  # a power cut ends the jobs too, and their claims and results are in the run's folder
 
     def __init__(
@@ -168,8 +169,24 @@ class LocalExecutor(Executor):
         self._tell(uuid, "interrupt")
 
     def release(self, uuid: str) -> None:
-        """End the look at an interrupted job."""
-        self._tell(uuid, "release")
+        """End the look at an interrupted job, or the hold of a waiting one."""
+        if self._queue.release(uuid):
+            self._sink(Report(ReportKind.STATE, uuid, {"state": "queued"}))
+        else:
+            self._tell(uuid, "release")
+
+    def hold(self, uuid: str) -> None:
+        """Keep a waiting job from starting."""
+        if self._queue.hold(uuid):
+            self._sink(Report(ReportKind.STATE, uuid, {"state": "held", "reason": HELD}))
+
+    def script(self, ticket: Ticket) -> str:
+        """Return the script by which a person can run the job."""
+        return job_script(ticket.spec(), ticket.environment())
+
+    def freeze(self, uuid: str, *, is_on: bool) -> None:
+        """Stop all processes of a started job, or let them go on."""
+        self._tell(uuid, "freeze" if is_on else "thaw")
 
     def reason(self, uuid: str) -> str:
         """Return why a queued job waits."""

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from kale_magic.config import Settings
 
 DEFAULT = "local"
-_MODULES = {"local": "kale_magic.executors.local"}
 _ENGINES = {"snakemake": "create_snakemake", "cwltool": "create_cwltool"}  # both in kale_magic.executors.engine
+_MODULES = {"local": "kale_magic.executors.local", "slurm": "kale_magic.executors.slurm"}
 
 
 def names() -> tuple[str, ...]:

@@ -115,6 +115,9 @@ def step_words(step: Step) -> Iterator[str]:
     yield from _resource_words(step.resources)
     if step.retries:
         yield f"--retries {step.retries}"
+    for name, held in (("hold", step.hold_s), ("hold-on-failure", step.hold_on_failure_s)):
+        if held is not None:
+            yield f"--{name} {format_walltime(held)}"
     if step.executor:
         yield f"--executor {quote(step.executor)}"
     yield from _lists(("tags", step.tags))

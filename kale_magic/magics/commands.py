@@ -58,6 +58,14 @@ COMMANDS = (
         usage="%kale_stop STEP", does="interrupt a step's code; its kernel stays for a look",
     ),
     Command(
+        name="pause", group="Run", line="steer:pause", is_about_a_step=True,
+        usage="%kale_pause STEP", does="hold a step still between two lines; visitors are answered",
+    ),
+    Command(
+        name="resume", group="Run", line="steer:resume", is_about_a_step=True,
+        usage="%kale_resume STEP", does="let it go on",
+    ),
+    Command(
         name="cancel", group="Run", line="watch:cancel", is_about_a_step=True,
         usage="%kale_cancel STEP|RUN", does="end a step or a run",
     ),
@@ -74,6 +82,14 @@ COMMANDS = (
     Command(
         name="pull", group="Look inside", line="look:pull", is_about_a_step=True,
         usage="%kale_pull STEP x y", does="bring values of a step here",
+    ),
+    Command(
+        name="push", group="Look inside", line="steer:push", is_about_a_step=True,
+        usage="%kale_push STEP x n=5", does="give values to a step: variables, live parameters, edited outputs",
+    ),
+    Command(
+        name="plot", group="Look inside", line="plot:plot", is_about_a_step=True,
+        usage="%kale_plot STEP [METRIC]", does="its metrics, or columns of a file, drawn live",
     ),
     Command(
         name="vars", group="Look inside", line="look:variables", is_about_a_step=True,

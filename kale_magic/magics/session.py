@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from kale_magic.client import Client
     from kale_magic.dsl.session import Declarations
     from kale_magic.magics.live import LiveView
+    from kale_magic.magics.plot import LivePlot
     from kale_magic.model.workflow import Workflow
 
 
@@ -41,7 +42,7 @@ class KaleMagics(Configurable):  # type: ignore[misc] # traitlets is not typed
         self._declarations: Declarations | None = None
         self._visits: Visits | None = None
         self._far: dict[str, Visits] = {}  # by login host
-        self._views: list[LiveView] = []
+        self._views: list[LiveView | LivePlot] = []
         self._is_in_cell = True
 
     @property
@@ -183,9 +184,13 @@ class KaleMagics(Configurable):  # type: ignore[misc] # traitlets is not typed
 
     def show_live(self, view: LiveView) -> None:
         """Start a live display and keep it until its run is over."""
+        self.keep_live(view)
+        view.start()
+
+    def keep_live(self, view: LiveView | LivePlot) -> None:
+        """Keep a display that changes by itself until it has its last form."""
         self._views = [old for old in self._views if not old.is_settled]
         self._views.append(view)
-        view.start()
 
     def has_live(self, run: str) -> bool:
         """Whether a display of the run is kept up to date in this notebook."""

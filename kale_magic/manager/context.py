@@ -15,14 +15,17 @@ from kale_magic.manager.graph import StepPlan
 from kale_magic.model.codec import workflow_from_dict
 from kale_magic.model.literals import to_literal
 from kale_magic.model.run import Demand
-from kale_proxy.spec import InputSpec, JobSpec, LimitSpec
+from kale_proxy.spec import InputSpec, JobSpec, LimitSpec, ParentSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Container, Mapping
 
     from kale_magic.model.run import Job, RunRecord
     from kale_magic.model.step import Step
     from kale_magic.model.workflow import Workflow
+
+
+HOLD_S = 600  # how long the kernel of a stopped step stays, unless the step says
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +68,16 @@ class RunContext:
         With its body.
     environment : callable
         ``environment(key)`` returns the variables kept under a key; called once, when the first job starts.
+    ordered : container of str
+        Names of the executors that keep order.
     """
 
-    def __init__(self, record: RunRecord, environment: Callable[[str], Mapping[str, str]]) -> None:
+    def __init__(
+        self, record: RunRecord, environment: Callable[[str], Mapping[str, str]], ordered: Container[str] = ()
+    ) -> None:
         self.record = record
         self._load = environment
+        self._ordered = ordered
         self.steps = {item["name"]: StepBody.from_json(item) for item in record.body["steps"]}
         self._environments: dict[tuple[object, ...], Environment] = {}
         self._points: dict[str, list[dict[str, object]]] = {}
@@ -98,16 +106,22 @@ class RunContext:
                 self.workflow.steps[step.name].retries,
                 step.executor,
                 step.source,
+                self._is_early(step),
             )
             for step in self.steps.values()
         ]
+
+    def _is_early(self, step: StepBody) -> bool:
+        return step.executor in self._ordered and all(
+            self.steps[parent].executor == step.executor for parent in step.parents if self.steps[parent].source is None
+        )
 
     def folder(self, job: Job) -> str:
         """Return the folder of a job, or the one in which an earlier run left what it would have made."""
         return self._folder(job.step, job.point)
 
-    def ticket(self, job: Job) -> Ticket:
-        """Return the job's newest attempt as its executor sees it."""
+    def ticket(self, job: Job, after: tuple[str, ...] = ()) -> Ticket:
+        """Return the job's newest attempt as its executor sees it; ``after`` as :class:`kale_magic.abc.Ticket` has it."""
         step = self.steps[job.step]
         return Ticket(
             job.uuid,
@@ -117,6 +131,11 @@ class RunContext:
             step.demand,
             partial(self.spec, job.step, job.point, job.attempt, job.uuid),
             partial(self.environment, job.step),
+            job.step,
+            job.point,
+            job.attempt,
+            self.workflow.steps[job.step].resources,
+            after,
         )
 
     def environment(self, name: str) -> Environment:
@@ -151,7 +170,20 @@ class RunContext:
             files_in=step.files_in,
             files_out=step.files_out,
             limits=self._limits(step, body),
+            hold_s=HOLD_S if step.hold_s is None else step.hold_s,
+            hold_on_failure_s=step.hold_on_failure_s if step.hold_on_failure_s and attempt > step.retries else 0,
             idle_s=step.idle_s,
+            parents=self._parents(body),
+        )
+
+    def _parents(self, body: StepBody) -> tuple[ParentSpec, ...]:
+        """Return what the job is to check itself, where the queue starts it."""
+        if body.executor not in self._ordered:
+            return ()
+        names = [name for name in body.parents if self.steps[name].source is None]
+        return tuple(
+            ParentSpec(step=name, folder=self._folder(name, None), point_count=self.steps[name].point_count)
+            for name in names
         )
 
     def _limits(self, step: Step, body: StepBody) -> LimitSpec:

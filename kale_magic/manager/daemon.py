@@ -94,7 +94,7 @@ class Daemon:
             "address": str(settings.socket),
             "started_at": hello.started_at,
         }
-        server = Server(service, Requests(service, about), hello, self._over.set)
+        server = Server(service, Requests(service, about, settings.keys_dir), hello, self._over.set)
         reopenings: list[asyncio.Task[None]] = []
         try:
             await service.open()

@@ -28,7 +28,8 @@ class StepPlan:
     """What the machine knows of a step: who must be done before it, its points, how often it may be tried again.
 
     ``point_count`` is None for a step that is no sweep. ``source`` is the folder of an earlier run's step
-    whose outputs are used instead of running it.
+    whose outputs are used instead of running it. ``is_early`` says that its executor keeps order, and its parents'
+    is the same: its jobs are handed over before the parents have completed.
     """
 
     name: str
@@ -37,6 +38,7 @@ class StepPlan:
     retries: int = 0
     executor: str = "local"
     source: str | None = None
+    is_early: bool = False
 
 
 @dataclass(slots=True)

@@ -134,26 +134,32 @@ class RunMachine:
         for step in self._steps.values():
             if not step.waits_for and not step.is_done:
                 self._release_step(step, out, now)
+            else:
+                self._hand_over(step, out, now)
         self._finish_if_over(out, now)
         return out
 
     def resume(self) -> Outcome:
         """Take up a stored run: name again what must be queued or asked for; states stay as they are."""
         out = Outcome()
-        for job in self.jobs:
-            if job.state.is_final or job.state is StepState.WAITING:
-                continue
-            if job.phase is Phase.NONE:
-                out.commands.append(Command(Verb.ENQUEUE, job, job.uuid))
-            elif job.is_cancel_asked:
-                out.commands.append(Command(Verb.CANCEL, job, job.uuid))
+        for step in self._steps.values():
+            after = self.after(step.plan.name)
+            for job in step.jobs:
+                if job.state.is_final or not job.uuid:
+                    continue
+                if job.phase is Phase.NONE:
+                    out.commands.append(Command(Verb.ENQUEUE, job, job.uuid, after))
+                    if job.state is StepState.HELD:
+                        out.commands.append(Command(Verb.HOLD, job, job.uuid))
+                elif job.is_cancel_asked:
+                    out.commands.append(Command(Verb.CANCEL, job, job.uuid))
         return out
 
     def submitting(self, uuid: str) -> Outcome:
         """Note that a queued job is about to be started; store it, then start it."""
         out = Outcome()
         job = self._by_uuid.get(uuid)
-        if job is not None and job.state is StepState.QUEUED and job.phase is Phase.NONE:
+        if job is not None and job.state in _UNSTARTED and job.phase is Phase.NONE:
             job.phase = Phase.SUBMITTING
             out.jobs[job.index] = job
         return out
@@ -165,7 +171,9 @@ class RunMachine:
         if job is None or job.state.is_final or job.phase is Phase.NONE:
             return out
         data = report.data
-        if report.kind is ReportKind.RUNNING:
+        if report.kind is ReportKind.PLACED:
+            self._placed(job, data, out)
+        elif report.kind is ReportKind.RUNNING:
             self._running(job, data, out, now)
         elif report.kind is ReportKind.STATE:
             self._moved(job, data, out)
@@ -191,7 +199,7 @@ class RunMachine:
             if job.state.is_final:
                 continue
             if job.state in _UNSTARTED and job.phase is Phase.NONE:
-                if job.state is not StepState.WAITING:
+                if job.uuid:
                     out.commands.append(Command(Verb.WITHDRAW, job, job.uuid))
                 self._end(job, StepState.CANCELLED, "cancelled by you", out, now)
             else:
@@ -201,27 +209,82 @@ class RunMachine:
         self._finish_if_over(out, now)
         return out
 
-    def interrupt(self, step: str, point: int | None) -> Outcome:
-        """Interrupt the code of what runs; its kernel stays for a look."""
-        return self._ask(Verb.INTERRUPT, step, point)
+    def ask(self, verb: Verb, step: str, point: int | None) -> Outcome:
+        """Interrupt, freeze or thaw what runs, hold what is in the queue, or release what was interrupted or held."""
+        jobs = self.find(step, point)
+        if verb is Verb.HOLD:
+            jobs = [job for job in jobs if job.state in _UNSTARTED and job.uuid]
+        elif verb is Verb.RELEASE:
+            jobs = [job for job in jobs if job.state.is_live or (job.state in _UNSTARTED and job.uuid)]
+        else:
+            jobs = [job for job in jobs if job.state.is_live]
+        return Outcome(commands=[Command(verb, job, job.uuid) for job in jobs])
 
-    def release(self, step: str, point: int | None) -> Outcome:
-        """End the look at what was interrupted."""
-        return self._ask(Verb.RELEASE, step, point)
+    def after(self, step: str) -> tuple[str, ...]:
+        """Return the uuids of the jobs that have yet to complete before a step may run."""
+        node = self._steps[step]
+        if not node.waits_for:
+            return ()
+        parents = [self._steps[name] for name in node.plan.parents if not self._steps[name].is_done]
+        return tuple(job.uuid for parent in parents for job in parent.jobs if not job.state.is_success)
 
     # -- what follows ------------------------------------------------------------------------------------
 
-    def _ask(self, verb: Verb, step: str, point: int | None) -> Outcome:
-        jobs = [job for job in self.find(step, point) if job.state.is_live]
-        return Outcome(commands=[Command(verb, job, job.uuid) for job in jobs])
-
     def _release_step(self, step: Node, out: Outcome, now: float) -> None:
-        """Queue every job of a step whose parents are done."""
+        """Queue every job of a step whose parents are done; what was handed over before is in the queue already."""
         for job in step.jobs:
             if job.state is StepState.WAITING:
-                self._queue(job, "", out, now)
+                if job.uuid:
+                    self._move(job, StepState.QUEUED, out)
+                else:
+                    self._queue(job, "", out, now)
+
+    def _hand_over(self, step: Node, out: Outcome, now: float) -> None:
+        """Give the jobs of a step to a queue that keeps order, if it has what they wait for; they go on waiting there."""
+        if not step.plan.is_early or not all(self._is_handed_over(self._steps[name]) for name in step.plan.parents):
+            return
+        after = self.after(step.plan.name)
+        for job in step.jobs:
+            if job.state is StepState.WAITING and not job.uuid:
+                self._begin_attempt(job, "", now)
+                out.commands.append(Command(Verb.ENQUEUE, job, job.uuid, after))
+                self._touch(job, out)
+
+    def _is_handed_over(self, step: Node) -> bool:
+        """Whether all its jobs have completed or are with their executor."""
+        return all(job.state.is_success or (job.uuid and not job.state.is_final) for job in step.jobs)
+
+    def _recall(self, root: Node, out: Outcome, now: float) -> None:
+        """Take back what waits in a queue for a job that is tried again, and hand it over anew behind the new attempt."""
+        below: set[str] = set()
+        todo = [root]
+        while todo:
+            children = [child for child in todo.pop().children if child.plan.name not in below]
+            below.update(child.plan.name for child in children)
+            todo += children
+        steps = [step for name, step in self._steps.items() if name in below]
+        for step in steps:
+            for job in step.jobs:
+                if job.state is StepState.WAITING and job.uuid:
+                    self._take_back(job, out)
+                    self._touch(job, out)
+        for step in steps:
+            self._hand_over(step, out, now)
+
+    def _take_back(self, job: Job, out: Outcome) -> None:
+        """Take a job that waits for others out of its queue."""
+        verb = Verb.WITHDRAW if job.phase is Phase.NONE else Verb.CANCEL
+        out.commands.append(Command(verb, job, job.uuid))
+        self._by_uuid.pop(job.uuid, None)
+        job.attempt += job.phase is not Phase.NONE
+        job.uuid, job.phase, job.native_id = "", Phase.NONE, None
 
     def _queue(self, job: Job, reason: str, out: Outcome, now: float) -> None:
+        self._begin_attempt(job, reason, now)
+        out.commands.append(Command(Verb.ENQUEUE, job, job.uuid))
+        self._move(job, StepState.QUEUED, out)
+
+    def _begin_attempt(self, job: Job, reason: str, now: float) -> None:
         self._by_uuid.pop(job.uuid, None)
         job.uuid = attempt_uuid(self.record.seed, job)
         self._by_uuid[job.uuid] = job
@@ -229,14 +292,18 @@ class RunMachine:
         job.queued_at = iso(now)
         job.started_at = job.ended_at = job.native_id = job.node = job.live = job.exit_code = job.error = None
         job.reason = reason
-        out.commands.append(Command(Verb.ENQUEUE, job, job.uuid))
-        self._move(job, StepState.QUEUED, out)
+
+    def _placed(self, job: Job, data: dict[str, Any], out: Outcome) -> None:
+        native_id = str(data.get("native_id") or "") or None
+        if job.phase is not Phase.SUBMITTED or job.native_id != native_id:
+            job.phase, job.native_id = Phase.SUBMITTED, native_id
+            self._touch(job, out)
 
     def _running(self, job: Job, data: dict[str, Any], out: Outcome, now: float) -> None:
         is_known = job.phase is Phase.SUBMITTED and job.live == data.get("live")
         job.phase = Phase.SUBMITTED
         job.started_at = job.started_at or str(data.get("at") or iso(now))
-        job.native_id = str(data["pid"]) if data.get("pid") is not None else job.native_id
+        job.native_id = _native_id(job, data)
         job.node = str(data["node"]) if data.get("node") else job.node
         job.live = str(data["live"]) if data.get("live") else job.live
         if job.is_cancel_asked:
@@ -253,15 +320,16 @@ class RunMachine:
                 Change(job.step, job.point, "note", str(data.get("state")), {"reason": data.get("reason", "")})
             )
             return
-        if state.is_live and (state is not job.state or data.get("reason", "") != job.reason):
-            job.phase = Phase.SUBMITTED
+        is_queued = {state, job.state} <= {StepState.QUEUED, StepState.HELD}
+        if (state.is_live or is_queued) and (state is not job.state or data.get("reason", "") != job.reason):
+            job.phase = Phase.SUBMITTED if state.is_live else job.phase
             job.reason = str(data.get("reason") or "")
             self._move(job, state, out)
 
     def _ended(self, job: Job, data: dict[str, Any], out: Outcome, now: float) -> None:
         job.started_at = str(data.get("started_at") or job.started_at or iso(now))
         job.node = str(data.get("node") or job.node or "") or None
-        job.native_id = str(data["pid"]) if data.get("pid") is not None else job.native_id
+        job.native_id = _native_id(job, data)
         job.exit_code = data.get("exit_code")
         job.outputs = tuple(data.get("outputs") or ())
         state = data.get("state")
@@ -310,6 +378,7 @@ class RunMachine:
         job.attempt += 1
         job.outputs = ()
         self._queue(job, f"attempt {job.attempt}, the one before {was.value}: {reason}", out, now)
+        self._recall(self._steps[job.step], out, now)
 
     def _end(self, job: Job, state: StepState, reason: str, out: Outcome, now: float, at: str = "") -> None:
         job.ended_at = at or iso(now)
@@ -343,6 +412,8 @@ class RunMachine:
             reason = f"cancelled: `{step.plan.name}` needs `{parent.plan.name}`, {why}"
             for job in step.jobs:
                 if job.state is StepState.WAITING:
+                    if job.uuid:
+                        self._take_back(job, out)
                     job.ended_at, job.reason = iso(now), reason
                     self._move(job, StepState.CANCELLED, out)
             todo.extend((child, step, f"which was cancelled {cause}") for child in step.children)
@@ -389,3 +460,9 @@ class RunMachine:
         out.is_run_changed = True
         self.record.counts = {state.value: n for state, n in shown.items()}
         out.changes.append(Change(None, None, "run", self.record.state.value, {"steps": self.record.counts}))
+
+
+def _native_id(job: Job, data: dict[str, Any]) -> str | None:
+    """Return the queue's own name of a job, or else the number of its process."""
+    found = data.get("native_id") or job.native_id or data.get("pid")
+    return None if found is None else str(found)

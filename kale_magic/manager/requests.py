@@ -11,12 +11,16 @@ import contextlib
 import json
 import os
 import shutil
+import socket
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kale_magic import protocol
 from kale_magic.errors import ManagerError, StoreError, UnknownStepError, UsageError
+from kale_magic.executors import registry
+from kale_magic.manager.context import RunContext
+from kale_magic.manager.graph import attempt_uuid, expand
 from kale_magic.manager.submission import Submission
 from kale_magic.manager.views import run_line, run_text
 from kale_magic.model.run import Job, Verb
@@ -42,11 +46,14 @@ class Requests:
         Opened.
     about : dict
         What ``manager`` answers beside the number of runs: pid, host, version, address, started_at.
+    keys : Path, optional
+        Where jobs on other hosts tell where their kernels are.
     """
 
-    def __init__(self, service: Service, about: Mapping[str, Any]) -> None:
+    def __init__(self, service: Service, about: Mapping[str, Any], keys: Path | None = None) -> None:
         self._service = service
         self._about = about
+        self._keys = keys
         self._submitting = asyncio.Lock()
         self._ops: dict[str, Callable[[dict[str, Any]], Awaitable[Any]]] = {
             protocol.SUBMIT: self._submit,
@@ -57,6 +64,10 @@ class Requests:
             protocol.CANCEL: self._cancel,
             protocol.STOP: self._stop,
             protocol.RELEASE: self._release,
+            protocol.HOLD: self._hold,
+            protocol.PREVIEW: self._preview,
+            protocol.SURVEY: self._survey,
+            protocol.FREEZE: self._freeze,
             protocol.QUEUE: self._queue,
             protocol.MANAGER: self._manager,
         }
@@ -153,8 +164,19 @@ class Requests:
             "live": job.live,
             "folder": run.context.folder(job),
             "job": job.uuid or None,
-            **(_reach(job.live) if fields.get("reach") else {}),
+            **self._reach(job, is_far=bool(fields.get("reach"))),
         }
+
+    def _reach(self, job: Job, *, is_far: bool) -> dict[str, str]:
+        """Return what a client needs besides the folder to get to a kernel that is not on its own host."""
+        here = {"node": "", "job_id": "", "python": sys.executable}
+        told: dict[str, Any] = {}
+        if self._keys is not None and job.live is not None:
+            with contextlib.suppress(OSError, ValueError):
+                told = json.loads((self._keys / f"{job.uuid}.json").read_bytes())
+        if told.get("host", socket.gethostname()) != socket.gethostname():
+            return {**here, **{name: str(told.get(name) or "") for name in ("node", "job_id", "python", "key")}}
+        return {**here, "key": _key(job.live)} if is_far else {}
 
     async def _find(self, fields: dict[str, Any]) -> list[dict[str, Any]]:
         """Return where a step is in each live run that has it and in the newest ended one, newest first."""
@@ -189,7 +211,21 @@ class Requests:
                     "gpus": line.demand.gpus,
                     "memory_bytes": line.demand.memory_bytes or None,
                     "executor": name,
+                    "native_id": line.native_id or None,
+                    "node": line.node or None,
+                    "starts_at": line.starts_at or None,
                 })  # fmt: skip
+        return lines
+
+    async def _survey(self, fields: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return the batch system's own queue, of the executors that have live jobs or of the one named."""
+        wanted = _text(fields, "executor")
+        if wanted is not None:
+            registry.check_name(wanted)
+        lines = []
+        for name, executor in self._service.executors.items():
+            if name == wanted or (wanted is None and executor.queue()):
+                lines += [{"executor": name, **line} for line in await executor.survey(is_all=bool(fields.get("all")))]
         return lines
 
     async def _manager(self, fields: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002 - every op has fields
@@ -210,6 +246,35 @@ class Requests:
     async def _release(self, fields: dict[str, Any]) -> dict[str, Any]:
         return {"released": await self._ask(fields, Verb.RELEASE, "released")}
 
+    async def _hold(self, fields: dict[str, Any]) -> dict[str, Any]:
+        return {"held": await self._ask(fields, Verb.HOLD, "held")}
+
+    async def _preview(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """Return the job script of each step that a submit with these fields would run."""
+        submission = Submission(fields)
+        await asyncio.to_thread(submission.resolve)
+        made = self._made(submission)
+        chosen = submission.chosen(made)
+        bodies = submission.bodies(chosen, made, await self._demands(submission, chosen))
+        context = RunContext(submission.draft(bodies), lambda _: submission.environ)
+        scripts = {}
+        for job in expand(context.plans()):
+            if job.step in chosen and job.step not in scripts:
+                executor = self._service.executors[context.steps[job.step].executor]
+                job.uuid = attempt_uuid(context.record.seed, job)
+                scripts[job.step] = executor.script(context.ticket(job))
+        return {"scripts": scripts}
+
+    async def _freeze(self, fields: dict[str, Any]) -> dict[str, Any]:
+        run, step, _ = self._target(fields)
+        name = run.context.steps[step].executor if step is not None else ""
+        executor = self._service.executors.get(name)
+        if executor is not None and not executor.can_freeze:
+            raise UsageError(f"The executor {name} can't freeze the processes of a step.", "Pause it without --freeze.")
+        is_on = bool(fields.get("on"))
+        names = await self._ask(fields, Verb.FREEZE if is_on else Verb.THAW, "frozen" if is_on else "resumed")
+        return {"asked": names}
+
     async def _ask(self, fields: dict[str, Any], verb: Verb, done: str) -> list[str]:
         run, step, point = self._target(fields)
         if step is None:
@@ -218,9 +283,8 @@ class Requests:
         if not names:
             job = run.machine.find(step, point)[0]
             state = run.machine.state(step) if point is None else job.state
-            raise UnknownStepError(
-                f"`{step}` of run {run.record.id} is {state.value}: only a running step can be {done}."
-            )
+            kind = "a step in the queue" if verb is Verb.HOLD else "a running step"
+            raise UnknownStepError(f"`{step}` of run {run.record.id} is {state.value}: only {kind} can be {done}.")
         await self._service.committed()
         return names
 
@@ -247,13 +311,12 @@ def _text(fields: Mapping[str, Any], key: str) -> str | None:
     return value
 
 
-def _reach(live: str | None) -> dict[str, str]:
-    """Return what a client on another host needs besides the folder: the kernel's key, empty while it has none."""
-    key = ""
+def _key(live: str | None) -> str:
+    """Return the key of a kernel on this host, empty while it has none."""
     if live is not None:
         with contextlib.suppress(OSError, ValueError, KeyError):
-            key = str(json.loads(Path(live, CONNECTION_NAME).read_bytes())["key"])
-    return {"key": key, "node": "", "job_id": "", "python": sys.executable}
+            return str(json.loads(Path(live, CONNECTION_NAME).read_bytes())["key"])
+    return ""
 
 
 def _rss_bytes() -> int:

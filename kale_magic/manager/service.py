@@ -23,7 +23,7 @@ from kale_magic.model.run import Command, Job, Phase, Report, ReportKind, RunRec
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from kale_magic.abc import Clock, Executor, Store
+    from kale_magic.abc import Clock, Executor, Store, Ticket
 
 _log = logging.getLogger(__name__)
 _STORE_RETRY_S = 2.0
@@ -61,6 +61,7 @@ class Service:
         self.executors = executors
         self.clock = clock
         self.runs: dict[str, LiveRun] = {}
+        self._ordered = frozenset(name for name, executor in executors.items() if executor.keeps_order)
         self.seq = store.last_seq()
         self._ended: OrderedDict[str, LiveRun] = OrderedDict()
         self._owners: dict[str, LiveRun] = {}  # by the uuid of a job's newest attempt
@@ -141,7 +142,7 @@ class Service:
                     "The manager's store can't be written now, so nothing can be submitted.", "Its log says why."
                 )
         record.environment = self.store.save_environment(environ)
-        context = RunContext(record, self.store.environment)
+        context = RunContext(record, self.store.environment, self._ordered)
         machine = RunMachine(record, context.plans())
         run = LiveRun(machine, context)
         now, seq = self.clock.now(), self.seq
@@ -169,9 +170,8 @@ class Service:
         return names
 
     def ask(self, run: LiveRun, verb: Verb, step: str, point: int | None) -> list[str]:
-        """Interrupt or release what runs of a step; returns the names of the jobs asked."""
-        machine = run.machine
-        outcome = machine.interrupt(step, point) if verb is Verb.INTERRUPT else machine.release(step, point)
+        """Interrupt, hold or release what there is of a step; returns the names of the jobs asked."""
+        outcome = run.machine.ask(verb, step, point)
         self._absorb(run, outcome)
         return [command.job.address for command in outcome.commands]
 
@@ -229,7 +229,7 @@ class Service:
                 self._owners[command.uuid] = run
                 executor = self._executor(run, command.job.step)
                 if executor is not None:
-                    executor.enqueue(run.context.ticket(command.job))
+                    executor.enqueue(run.context.ticket(command.job, command.after))
             elif command.verb is Verb.WITHDRAW:
                 executor = self._executor(run, command.job.step)
                 if executor is not None:
@@ -322,7 +322,7 @@ class Service:
         return self.executors.get(run.context.steps[step].executor)
 
     def _load(self, record: RunRecord) -> LiveRun:
-        context = RunContext(record, self.store.environment)
+        context = RunContext(record, self.store.environment, self._ordered)
         return LiveRun(RunMachine(record, context.plans(), self.store.jobs(record)), context)
 
     async def _prime(self, run: LiveRun) -> None:
@@ -342,14 +342,15 @@ class Service:
 
     def _recover(self, run: LiveRun) -> None:
         """Ask executors about everything that may have been started before."""
-        started: dict[str, list[Job]] = {}
-        for job in run.machine.jobs:
-            if job.phase is not Phase.NONE and not job.state.is_final:
-                started.setdefault(run.context.steps[job.step].executor, []).append(job)
-        for name, jobs in started.items():
+        started: dict[str, list[Ticket]] = {}
+        for step, body in run.context.steps.items():
+            jobs = [job for job in run.machine.find(step, None) if job.phase is not Phase.NONE and not job.state.is_final]
+            after = run.machine.after(step) if jobs else ()
+            started.setdefault(body.executor, []).extend(run.context.ticket(job, after) for job in jobs)
+        for name, tickets in started.items():
             executor = self.executors.get(name)
-            if executor is not None:
-                executor.recover(run.context.ticket(job) for job in jobs)
+            if executor is not None and tickets:
+                executor.recover(tickets)
 
     def _retire(self, record: RunRecord) -> None:
         run = self.runs.pop(record.id, None)
@@ -373,6 +374,9 @@ _DEEDS: dict[Verb, Callable[[Executor, str], None]] = {
     Verb.CANCEL: lambda executor, uuid: executor.cancel(uuid),
     Verb.INTERRUPT: lambda executor, uuid: executor.interrupt(uuid),
     Verb.RELEASE: lambda executor, uuid: executor.release(uuid),
+    Verb.HOLD: lambda executor, uuid: executor.hold(uuid),
+    Verb.FREEZE: lambda executor, uuid: executor.freeze(uuid, is_on=True),
+    Verb.THAW: lambda executor, uuid: executor.freeze(uuid, is_on=False),
 }
 
 

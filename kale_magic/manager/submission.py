@@ -130,6 +130,10 @@ class Submission:
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
+        return self.draft(bodies, run, str(folder), now)
+
+    def draft(self, bodies: list[StepBody], run: str = "RUN", folder: str = "", now: float = 0.0) -> RunRecord:
+        """Return the record of a run that has, or would have, this id and folder; touches no file."""
         executors = {body.executor for body in bodies}
         return RunRecord(
             id=run,
@@ -137,7 +141,7 @@ class Submission:
             executor=executors.pop()
             if len(executors) == 1
             else self.executor or self.workflow.executor or registry.DEFAULT,
-            folder=str(folder),
+            folder=folder or f"{self.folder}/.kale/runs/{run}",
             workflow_folder=str(self.folder),
             python=self.python,
             environment="",

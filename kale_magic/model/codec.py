@@ -25,9 +25,10 @@ _COUNTS = ("nodes", "ntasks", "cpus", "gpus")
 _WORDS = ("queue", "account", "qos", "constraint", "reservation")
 _LISTS = ("native", "modules", "setup")
 _STEP_LISTS = ("after", "inputs", "outputs", "files_in", "files_out", "tags")
+_TIMES = ("hold", "hold_on_failure", "idle")
 _STEP_KEYS = (
     "description", "kind", "kernel", "after", "inputs", "outputs", "params", "each", "zip", "files_in", "files_out",
-    "resources", "retries", "idle", "executor", "tags", "code",
+    "resources", "retries", "hold", "hold_on_failure", "idle", "executor", "tags", "code",
 )  # fmt: skip
 _RESOURCE_KEYS = (
     *_COUNTS, "memory", "walltime", "queue", "account", "qos", "constraint", "reservation",
@@ -82,7 +83,7 @@ def _step_to_dict(step: Step) -> dict[str, Any]:
         "zip": step.is_zipped,
         "resources": _resources_to_dict(step.resources),
         "retries": step.retries or None,
-        "idle": None if step.idle_s is None else format_walltime(step.idle_s),
+        **{key: None if (held := getattr(step, f"{key}_s")) is None else format_walltime(held) for key in _TIMES},
     }
     return {**_present({key: items[key] for key in _STEP_KEYS[:-1]}), "code": step.code}
 
@@ -176,6 +177,7 @@ def _step_from_dict(name: str, data: Any, path: Path) -> Step:
                 raise Misfit((*path, key, number), f"{pattern!r} is absolute or leaves the workflow's folder.")
     lists: dict[str, Any] = {key: _names(items.get(key, []), (*path, key)) for key in _STEP_LISTS}
     words: dict[str, Any] = {key: _text(items[key], (*path, key)) for key in ("kernel", "executor") if key in items}
+    times: dict[str, Any] = {f"{key}_s": _made(partial(parse_walltime, str(items[key])), (*path, key)) for key in _TIMES if key in items}
     params = _mapping(items.get("params", {}), (*path, "params"))
     step = Step(
         name=name,
@@ -187,7 +189,7 @@ def _step_from_dict(name: str, data: Any, path: Path) -> Step:
         is_zipped=_flag(items.get("zip", False), (*path, "zip")),
         resources=_resources_from_dict(items.get("resources", {}), (*path, "resources")),
         retries=_count(items.get("retries", 0), (*path, "retries")),
-        idle_s=_made(lambda: parse_walltime(str(items["idle"])), (*path, "idle")) if "idle" in items else None,
+        **times,
         **lists,
         **words,
     )

@@ -49,6 +49,8 @@ def clean_environment(environ: Mapping[str, str]) -> tuple[dict[str, str], tuple
         The environment of the process that submits.
     """
     kept = {name: value for name, value in environ.items() if _is_kept(name) and "\0" not in value}
+    if "SLURM_CONF" in environ and "SLURM_JOB_ID" not in environ:  # the person's; within a job it may be the node's own
+        kept["SLURM_CONF"] = environ["SLURM_CONF"]
     return kept, tuple(sorted(environ.keys() - kept.keys()))
 
 

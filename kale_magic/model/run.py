@@ -95,8 +95,9 @@ class RunRecord:
 class ReportKind(StrEnum):
     """What an executor can tell about a job."""
 
+    PLACED = "placed"  # it has its place in the executor's queue, from which it will start by itself
     RUNNING = "running"
-    STATE = "state"  # paused, gated, running again
+    STATE = "state"  # paused, gated, running again; held, queued again
     ENDED = "ended"
     REFUSED = "refused"  # it was not started, and starting it again would not help
     LOST = "lost"  # it is gone without a result
@@ -106,7 +107,7 @@ class ReportKind(StrEnum):
 class Report:
     """One thing an executor tells about one attempt, known by its uuid.
 
-    ``data`` is, for ``running``: ``at pid node live``; for ``state``: ``state reason``; for ``ended``: the
+    ``data`` is, for ``placed``: ``native_id``; for ``running``: ``at native_id node live``; for ``state``: ``state reason``; for ``ended``: the
     fields of :class:`kale_proxy.spec.JobResult`; for ``refused`` and ``lost``: ``reason``. Fields may be missing.
     """
 
@@ -122,19 +123,24 @@ class Verb(StrEnum):
     WITHDRAW = "withdraw"  # it must not start any more
     CANCEL = "cancel"
     INTERRUPT = "interrupt"
-    RELEASE = "release"
+    RELEASE = "release"  # end the look at an interrupted job, or the hold of one in the queue
+    HOLD = "hold"  # it is not to start until released
+    FREEZE = "freeze"
+    THAW = "thaw"
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
     """A deed for the executor, to be done after the state that calls for it is stored.
 
-    ``uuid`` is that of the attempt meant, which may no longer be the job's newest.
+    ``uuid`` is that of the attempt meant, which may no longer be the job's newest. ``after``, of an ENQUEUE, are
+    the uuids of the jobs that it waits for in the queue.
     """
 
     verb: Verb
     job: Job
     uuid: str
+    after: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,7 @@ class Axis:
 class Step:
     """What one ``%%kale_step`` cell declares. Names in ``inputs`` are ``x`` or ``producer.x``.
 
+    ``hold_s`` and ``hold_on_failure_s`` say how long its kernel stays for a look after it was stopped or has failed.
     With ``idle_s`` the kernel stays open after the code, for a notebook whose own kernel it is, until nobody has
     used it for so long. ``first_line`` is the line of the cell at which ``code`` begins, so that messages give the line the
     user sees; it is no part of the workflow.
@@ -62,6 +63,8 @@ class Step:
     files_out: tuple[str, ...] = ()
     resources: Resources = field(default_factory=Resources)
     retries: int = 0
+    hold_s: int | None = None
+    hold_on_failure_s: int | None = None
     idle_s: int | None = None
     executor: str | None = None
     tags: tuple[str, ...] = ()

@@ -1,4 +1,7 @@
-"""``python -m kale_proxy``: ``serve --dir FOLDER`` is the warm supervisor, ``run JOB.json`` runs one job by hand."""
+"""``python -m kale_proxy``: ``serve --dir FOLDER`` is the warm supervisor, ``run JOB.json`` runs one batch job.
+
+``refuse JOB.json --line LINE --log FILE`` is for the job's script: the line failed, so the step has.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +19,21 @@ def main(argv: list[str] | None = None) -> int:
     serve.add_argument("--idle", type=float, default=60.0, help="seconds without work after which it ends")
     run = commands.add_parser("run", help="run one job in the foreground, as its job.sh does")
     run.add_argument("job", type=Path, help="job.json")
+    refuse = commands.add_parser("refuse", help="record that a job's environment could not be made")
+    refuse.add_argument("job", type=Path, help="job.json")
+    refuse.add_argument("--line", required=True, help="of the script, that failed")
+    refuse.add_argument("--log", required=True, type=Path, help="what it said")
     options = parser.parse_args(argv)
-    from kale_proxy import serve as server
-
     if options.command == "serve":
-        server.serve(options.dir.resolve(), options.idle)
+        from kale_proxy.serve import serve as serve_steps
+
+        serve_steps(options.dir.resolve(), options.idle)
         return 0
-    return server.run_one(options.job)
+    from kale_proxy import batch
+
+    if options.command == "refuse":
+        return batch.refuse(options.job, options.line, options.log)
+    return batch.run(options.job)
 
 
 if __name__ == "__main__":

@@ -1,21 +1,21 @@
-"""What the processes do that a supervisor forks: run a step, wait as a spare, serve visitors, record a crash."""
+"""What the processes do that a supervisor forks: run a step, wait as a spare, serve visitors, record a crash.
+
+What only some of them need is imported there: a batch job that is a shell step loads no kernel.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import faulthandler
 import json
 import os
 import socket
 import struct
 import time
-import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kale_proxy import agent, claim, kernelrun, shellrun, steprun
-from kale_proxy.journal import JournalReader, JournalWriter
+from kale_proxy import attempt, claim, parents
 from kale_proxy.record import cells_of, notebook_metadata, write_event, write_result
 from kale_proxy.recorder import Recorder
 from kale_proxy.spec import JobSpec
@@ -61,13 +61,16 @@ def peer_uid(client: socket.socket) -> int:
 
 def preload() -> None:
     """Import before the fork what every child would import after it."""
+    from kale_proxy import agent, kernelrun, shellrun, steprun  # noqa: F401
+
     agent.preload()
 
 
-def run_job(app: StepApp, spec: JobSpec, live: Path, link: socket.socket) -> int:
+def run_job(app: StepApp | None, spec: JobSpec, live: Path, link: socket.socket) -> int:
     """Run one attempt in this process; return its exit code."""
     _become_leader(live)
     if spec.kind == "python":
+        assert app is not None
         start_kernel(app, live)
     return _run(app, spec, live, link)
 
@@ -87,29 +90,43 @@ def wait_as_spare(app: StepApp, live: Path, link: socket.socket) -> int:
 
 def start_kernel(app: StepApp, live: Path) -> None:
     """Bind the prepared kernel to sockets in ``live``."""
+    import asyncio
+
+    from kale_proxy.journal import JournalWriter
+
     asyncio.set_event_loop(asyncio.new_event_loop())
     app.journal = JournalWriter(live)
     app.start_in_child(live)
 
 
-def _run(app: StepApp, spec: JobSpec, live: Path, link: socket.socket) -> int:
+def _run(app: StepApp | None, spec: JobSpec, live: Path, link: socket.socket) -> int:
     try:
+        parents.require(spec)
         if spec.kind == "python":
-            steprun.StepRun(app, spec, link).run()
+            from kale_proxy.steprun import StepRun
+
+            assert app is not None
+            StepRun(app, spec, link).run()
         elif spec.kind == "kernel":
-            kernelrun.KernelRun(spec, live, link).run()
+            from kale_proxy.kernelrun import KernelRun
+
+            KernelRun(spec, live, link).run()
         else:
+            from kale_proxy import shellrun
+
             shellrun.run(spec, live)
-    except claim.ClaimTaken as exc:
+    except (claim.ClaimTaken, parents.ParentNotDone) as exc:
         _say(str(exc))
-        return steprun.REFUSED
+        return attempt.REFUSED
     except OSError as exc:
         _say(str(exc))
         begun = (claim.read(Path(spec.folder), spec.attempt) or {}).get("uuid") == spec.uuid
-        return steprun.BROKEN if begun else steprun.UNWRITABLE
+        return attempt.BROKEN if begun else attempt.UNWRITABLE
     except Exception:  # the edge of the process: the report goes into the result
+        import traceback
+
         _say(traceback.format_exc())
-        return steprun.BROKEN
+        return attempt.BROKEN
     return 0
 
 
@@ -140,12 +157,16 @@ def run_agent(listener: socket.socket, live: Path, kernel_pid: int, deadline_s: 
     end = time.monotonic() + deadline_s
     while not (live / "kernel.json").exists() and time.monotonic() < end:
         time.sleep(0.002)  # the step was forked a moment ago
+    from kale_proxy import agent
+
     agent.run(listener, live, kernel_pid)
     return 0
 
 
 def write_crash(job: Job, result: JobResult) -> int:
     """Rebuild the record of a step that ended without one, from the journal, and write its result."""
+    from kale_proxy.journal import JournalReader
+
     spec = job.spec
     folder = Path(spec.folder)
     recorder = Recorder(folder, cells_of(spec), notebook_metadata(spec), writes_logs=not (folder / "stdout.log").exists())
@@ -156,7 +177,9 @@ def write_crash(job: Job, result: JobResult) -> int:
             seq = number
     report = _crash_lines(job.raw_log())
     if spec.kind in {"shell", "script"}:
-        shellrun.record_logs(recorder, folder)
+        from kale_proxy.shellrun import record_logs
+
+        record_logs(recorder, folder)
     recorder.error_output("StepEnded", result.reason, [result.reason, *report])
     recorder.save(is_durable=True)
     recorder.close()

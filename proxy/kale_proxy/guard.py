@@ -54,7 +54,7 @@ class Guard:
         if job.kill_at is not None and moment >= job.kill_at and not job.is_finishing:
             procs.send(procs.tree(job.leader, job.spec.uuid), signal.SIGKILL)
         elif limit is not None and moment - job.started > limit and job.kill_reason is None:
-            kill(job, f"its walltime of {_clock(limit)} was reached (--walltime)")
+            kill(job, walltime_words(limit))
 
     def _interval(self, job: Job, moment: float) -> float:
         return SAMPLE_S if moment - job.started < 60 else SLOW_SAMPLE_S
@@ -88,6 +88,11 @@ class Guard:
             job.spec, round(sum(process.cpu_s for process in group), 2), sum(process.rss_bytes for process in group),
             processes=len(group), read_bytes=read, written_bytes=written, node=node,
         )
+
+
+def walltime_words(limit: int) -> str:
+    """Return why a job ended whose time was over."""
+    return f"its walltime of {_clock(limit)} was reached (--walltime)"
 
 
 def _clock(seconds: int) -> str:

@@ -8,9 +8,9 @@ import signal
 import time
 from typing import TYPE_CHECKING, Any
 
-from kale_proxy import procs, steprun
+from kale_proxy import attempt, procs
 from kale_proxy.claim import pid_start
-from kale_proxy.record import new_result, now
+from kale_proxy.record import new_result, now, write_event
 from kale_proxy.stayopen import RESTART, VISITED
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ class Job:
         self.at = now()
         self.started = time.monotonic()
         self.state = "running"
+        self.reason = ""
+        self.is_frozen = False
         self.kill_reason: str | None = None
         self.kill_state = "failed"
         self.kill_at: float | None = None
@@ -58,8 +60,32 @@ class Job:
         """Return what managers are told of a running job."""
         return {
             "uuid": self.spec.uuid, "folder": self.spec.folder, "pid": self.leader, "pid_start": self.pid_start,
-            "live": str(self.live), "state": self.state,
+            "live": str(self.live), "state": self.state, "reason": self.reason,
         }
+
+    def move(self, state: str, reason: str = "") -> None:
+        """Take the state that a running step is in, and write it into its events unless the step has done so."""
+        self.state, self.reason = state, reason
+        with contextlib.suppress(OSError):
+            write_event(self.spec, "resumed" if state == "running" else state, reason=reason)
+
+    def held_at(self) -> str | None:
+        """Return where the step is held (:mod:`kale_proxy.pause`); None while it is not."""
+        try:
+            return (self.live / attempt.HELD).read_text(encoding="utf-8")
+        except OSError:
+            return None
+
+    def freeze(self) -> None:
+        """Stop every process of the step (SIGSTOP); its kernel answers nobody meanwhile."""
+        self.is_frozen = True
+        procs.send(procs.tree(self.leader, self.spec.uuid), signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let them go on."""
+        if self.is_frozen:
+            self.is_frozen = False
+            procs.send(procs.tree(self.leader, self.spec.uuid), signal.SIGCONT)
 
     def kernel_pid(self) -> int:
         """Return the process that holds the kernel: the job's own, or the one a foreign kernel was started as."""
@@ -80,6 +106,7 @@ class Job:
 
     def interrupt(self) -> None:
         """Send the code a KeyboardInterrupt; the mark tells the step that a person asked for it."""
+        self.thaw()
         with contextlib.suppress(OSError):
             (self.live / "stop").touch(mode=0o600)
         if self.spec.kind in {"python", "kernel"}:
@@ -95,6 +122,7 @@ class Job:
 
     def resume_if_frozen(self) -> None:
         """Let a process that is stopped (SIGSTOP) see the signal that ends it."""
+        self.thaw()
         procs.send([self.leader], signal.SIGCONT)
 
     def may_have_leftovers(self) -> bool:
@@ -109,13 +137,13 @@ class Job:
 
     def was_refused(self, status: int) -> bool:
         """Whether the process ended before the step began."""
-        return os.WIFEXITED(status) and os.WEXITSTATUS(status) in {steprun.REFUSED, steprun.UNWRITABLE}
+        return os.WIFEXITED(status) and os.WEXITSTATUS(status) in {attempt.REFUSED, attempt.UNWRITABLE}
 
     def refusal(self, status: int) -> str:
         """Return why the step did not begin, in one sentence."""
         said = self.raw_log().strip().splitlines()
         why = said[-1] if said else "no reason was given"
-        if os.WEXITSTATUS(status) == steprun.REFUSED:
+        if os.WEXITSTATUS(status) == attempt.REFUSED:
             return why
         return f"the step's folder {self.spec.folder} can't be written: {why}"
 
@@ -157,7 +185,7 @@ class Job:
         return f"the process was ended by {words} ({name})" if words else f"the process was ended by {name}"
 
     def _exit_words(self, code: int) -> str:
-        if code == steprun.BROKEN:
+        if code == attempt.BROKEN:
             return f"Kale's own worker failed; its report: {self.raw_log().strip()[-2000:]}"
         if self.spec.kind == "kernel":
             return f"the kernel {self.spec.kernel} ended with exit code {code} while the cell ran"

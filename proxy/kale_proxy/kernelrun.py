@@ -18,10 +18,19 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kale_proxy import claim, steprun, values
+from kale_proxy import attempt, claim, values
 from kale_proxy.agent_visit import has_subshells
 from kale_proxy.journal import JournalWriter
-from kale_proxy.record import cells_of, new_result, notebook_metadata, now, write_event, write_result, write_sample
+from kale_proxy.record import (
+    cells_of,
+    new_result,
+    notebook_metadata,
+    now,
+    publish,
+    write_event,
+    write_result,
+    write_sample,
+)
 from kale_proxy.recorder import CELL_PREFIX, Recorder
 
 if TYPE_CHECKING:
@@ -58,11 +67,13 @@ class KernelRun:
         claim.take(self.spec)
         write_event(self.spec, "running", pid=os.getpid(), live=str(self.live))
         os.environ.update(self.spec.env)
-        os.environ.update(steprun.job_environment(self.spec))
+        os.environ.update(attempt.job_environment(self.spec))
         try:
             result = self._lacking() or self._start() or self._cells()
-            if result.reason == steprun.STOPPED:
-                self._hold()
+            if result.reason == attempt.STOPPED:
+                self._hold(self.spec.hold_s, attempt.hold_words(self.spec.hold_s))
+            elif result.state == "failed" and self.spec.hold_on_failure_s and self.kernel is not None:
+                self._hold(self.spec.hold_on_failure_s, attempt.hold_words(self.spec.hold_on_failure_s, result.reason))
         except KernelGone:
             assert self.kernel is not None
             code = self.kernel.wait()
@@ -77,7 +88,7 @@ class KernelRun:
 
     def _lacking(self) -> JobResult | None:
         try:
-            steprun.require_files(self.spec)
+            attempt.require_files(self.spec)
         except values.ValueFileError as exc:
             return self._result("failed", f"step `{self.spec.step}` could not get its inputs: {exc}")
         return None
@@ -132,11 +143,16 @@ class KernelRun:
         self.language = reply.get("language_info", {}).get("name", "")
         self.recorder.metadata["language_info"] = reply.get("language_info", {})
         info["kale_subshells"] = has_subshells(reply)
+        if self.language == "python":
+            from kale_proxy import inside
+
+            self._execute(inside.bootstrap_source(), is_silent=True)
         if info["kale_subshells"]:
             from kale_proxy import visits
 
             info["kale_visits"] = self._execute(visits.bootstrap_source(), is_silent=True)["status"] == "ok"
         values.write_atomic(self.live / "kernel.json", json.dumps(info).encode())
+        publish(self.spec, self.live)
         return None
 
     def _cells(self) -> JobResult:
@@ -153,14 +169,14 @@ class KernelRun:
             return self._raised(reply)
         try:
             index = self._collect() if spec.outputs else {}
-            files = steprun.check_files(spec)
+            files = attempt.check_files(spec)
         except values.ValueFileError as exc:
             return self._result("failed", f"step `{spec.step}`: {exc}")
         return self._result("completed", "", exit_code=0, outputs=index, files=tuple(files))
 
     def _raised(self, reply: dict[str, Any]) -> JobResult:
         if (self.live / "stop").exists() and (reply.get("ename") == "KeyboardInterrupt" or self.language != "python"):
-            return self._result("cancelled", steprun.STOPPED, exit_code=130, error=_error(reply))
+            return self._result("cancelled", attempt.STOPPED, exit_code=130, error=_error(reply))
         name, value = reply.get("ename") or "error", reply.get("evalue") or ""
         return self._result("failed", f"{name}: {value}" if value else str(name), error=self.recorder.error or _error(reply))
 
@@ -234,22 +250,22 @@ class KernelRun:
             with contextlib.suppress(OSError):
                 self.recorder.save()
 
-    def _hold(self) -> None:
+    def _hold(self, hold_s: float, reason: str) -> None:
         with contextlib.suppress(OSError):
             self.recorder.save()
-        write_event(self.spec, "paused", reason=f"stopped; its kernel stays open for {self.spec.hold_s:g} s")
+        write_event(self.spec, "paused", reason=reason)
         with contextlib.suppress(OSError):
-            self.link.sendall(b'{"state":"paused"}\n')
-            self._publish_until_released()
+            self.link.sendall(attempt.state_line("paused", reason))
+            self._publish_until_released(hold_s)
 
-    def _publish_until_released(self) -> None:
+    def _publish_until_released(self, hold_s: float) -> None:
         """Journal what visitors of a held kernel print, until the supervisor speaks or ``hold_s`` has passed."""
         import zmq
 
         poller = zmq.Poller()
         poller.register(self.iopub, zmq.POLLIN)
         poller.register(self.link, zmq.POLLIN)
-        end = time.monotonic() + self.spec.hold_s
+        end = time.monotonic() + hold_s
         while time.monotonic() < end and self.kernel is not None and self.kernel.poll() is None:
             for sock, _ in poller.poll(100):
                 if sock is self.iopub:

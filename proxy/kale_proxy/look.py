@@ -1,4 +1,4 @@
-"""What a visitor asks a step's kernel for: its variables, and values copied out to files.
+"""What a visitor asks a step's kernel for: its variables, and values copied out to files, or in from them.
 
 Runs inside the step's kernel, in a visit, with the visit's ``globals()``; standard library only. The step
 goes on meanwhile, so a container may change under our hands: such an error is tried again.
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from kale_proxy import values
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping, MutableMapping, Sequence
 
 _ATTEMPTS = 5
 _OF_THE_SHELL = frozenset({"In", "Out", "exit", "quit", "get_ipython", "open", "display"})
@@ -66,6 +66,27 @@ def save(namespace: Mapping[str, Any], names: Sequence[str], folder: str) -> Non
         except (RuntimeError, values.ValueFileError) as exc:
             if "changed size during iteration" not in str(exc) or attempt == _ATTEMPTS - 1:
                 raise
+
+
+def take(namespace: MutableMapping[str, Any], names: Sequence[str], folder: str, by: str) -> None:
+    """Give the step values from ``folder``: as its variables, and as its parameters where it has such.
+
+    ``by`` says who it was, for the step's events.
+
+    Raises
+    ------
+    kale_proxy.values.ValueFileError
+        A value can't be loaded; then nothing is changed.
+    """
+    from kale_proxy import inside
+
+    found = {name: values.load(Path(folder), name) for name in names}
+    changed = {name: value for name, value in found.items() if name in inside.params}
+    namespace.update(found)
+    if changed:
+        inside.change(changed, by)
+    if (others := [name for name in names if name not in changed]) and inside.step_folder():
+        inside.record_event(inside.step_folder(), "pushed", by=by, names=others)
 
 
 def describe_json(namespace: Mapping[str, Any]) -> str:

@@ -13,6 +13,8 @@ Never ``sys.settrace`` from the handler: on Python 3.11 that wedged the main thr
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import signal
 import threading
 import time
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 _ANSWER_WITHIN_S = 0.4
 _POLL_S = 0.005
 _LOOK_S = 0.2
+HELD = "held"  # in the step's live folder while it is held: one line that says where
 MAX_LEASE_S = 7 * 86400.0
 
 
@@ -109,11 +112,27 @@ class Pause:
         if not self._is_wanted or self.is_held or frame is None or not self._may_hold(frame):
             return
         self.frame = frame
+        self._mark(f"held in {frame.f_code.co_name}, line {frame.f_lineno}")
         try:
             while self._is_wanted and (left := self._until - time.monotonic()) > 0:
                 self._wake.wait(min(_LOOK_S, left))
         finally:  # a KeyboardInterrupt of the step ends the pause too
             self.frame, self._is_wanted = None, False
+            self._mark("")
+
+    def _mark(self, where: str) -> None:
+        """Say in the step's live folder whether it is held, for the supervisor; in no kernel that is not a step's."""
+        connection_file = getattr(self._host.kernel.parent, "connection_file", "")
+        if not connection_file or "KALE_JOB" not in os.environ:
+            return
+        path = os.path.join(os.path.dirname(connection_file), HELD)
+        with contextlib.suppress(OSError):
+            if where:
+                with open(f"{path}.new", "w", encoding="utf-8") as stream:
+                    stream.write(where)
+                os.replace(f"{path}.new", path)
+            else:
+                os.unlink(path)
 
     def _may_hold(self, frame: FrameType) -> bool:
         frames = user_frames(frame)

@@ -7,6 +7,7 @@ home folders are network disks where sockets do not cross hosts and paths pass t
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from pathlib import Path
@@ -28,6 +29,14 @@ def state_dir() -> Path:
     """
     home = os.environ.get("KALE_HOME")
     return private_dir(Path(home) if home else jupyter_data_dir() / "kale")
+
+
+def runtime_dir() -> Path:
+    """Return the folder on the shared disk for keys, made 0700 when missing; raises PlaceError as :func:`state_dir`."""
+    home, given = os.environ.get("KALE_HOME"), os.environ.get("JUPYTER_RUNTIME_DIR")
+    if home:
+        return private_dir(Path(home) / "runtime")
+    return private_dir((Path(given) if given else jupyter_data_dir() / "runtime") / "kale")
 
 
 def socket_dir() -> Path:
@@ -63,6 +72,21 @@ def private_dir(path: Path) -> Path:
     if info.st_mode & 0o077:
         path.chmod(0o700)
     return path
+
+
+def remove_tree(path: Path | str) -> None:
+    """Remove a folder with all that is in it, as far as that can be done; shutil takes longer to load than most such folders to go."""
+    try:
+        with os.scandir(path) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    remove_tree(entry.path)
+                else:
+                    with contextlib.suppress(OSError):
+                        os.unlink(entry.path)
+        os.rmdir(path)
+    except OSError:
+        return
 
 
 def _local_tmp() -> Path:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from kale_proxy.spec import JobSpec
 
 RESULT = "result.json"
+ENDED_BY_SIGTERM = "ended by the batch system (SIGTERM)"  # by which a cancelled job's result is told from one that a person ended
 
 
 def now() -> str:
@@ -46,6 +47,31 @@ def write_sample(spec: JobSpec, cpu_s: float, rss_bytes: int, **data: Any) -> No
             os.write(fd, line.encode())
         finally:
             os.close(fd)
+
+
+def publish(spec: JobSpec, live: Path) -> None:
+    """Tell on the shared disk where the job's kernel is and its key, 0600, where the job asks for that.
+
+    A manager on another host could not read it from the node's own disk, and to start a program there takes
+    longer than a visit may.
+    """
+    if not spec.keys:
+        return
+    key = ""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        key = str(json.loads((live / "kernel.json").read_bytes())["key"])
+    host = socket.gethostname()
+    found = {
+        "live": str(live), "key": key, "host": host, "node": os.environ.get("SLURMD_NODENAME", host),
+        "job_id": os.environ.get("SLURM_JOB_ID", ""), "pid": os.getpid(), "python": sys.executable, "at": now(),
+    }  # fmt: skip
+    with contextlib.suppress(OSError):  # without it the step can't be visited from afar, but it runs
+        write_atomic(published(spec), json.dumps(found).encode())
+
+
+def published(spec: JobSpec) -> Path:
+    """Return the file of :func:`publish`."""
+    return Path(spec.keys) / f"{spec.uuid}.json"
 
 
 def write_result(spec: JobSpec, result: JobResult) -> None:

@@ -15,9 +15,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kale_proxy import claim, values
-from kale_proxy.record import cells_of, new_result, notebook_metadata, now, write_event, write_result, write_sample
+from kale_proxy.attempt import STOPPED, check_files, job_environment, require_files
+from kale_proxy.record import (
+    cells_of,
+    new_result,
+    notebook_metadata,
+    now,
+    publish,
+    write_event,
+    write_result,
+    write_sample,
+)
 from kale_proxy.recorder import CELL_PREFIX, Recorder
-from kale_proxy.steprun import STOPPED, check_files, job_environment, require_files
 
 if TYPE_CHECKING:
     from kale_proxy.spec import JobResult, JobSpec
@@ -31,6 +40,7 @@ def run(spec: JobSpec, live: Path) -> JobResult:
     started_at = now()
     folder = Path(spec.folder)
     write_event(spec, "running", pid=os.getpid(), live=str(live))
+    publish(spec, live)
     try:
         environment = {**os.environ, **spec.env, **job_environment(spec), **shell_variables(spec)}
         require_files(spec)

@@ -51,6 +51,19 @@ class InputSpec:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ParentSpec:
+    """A step that must have completed: its folder, and how many points it has (None: it is no sweep)."""
+
+    step: str
+    folder: str
+    point_count: int | None = None
+
+    def folders(self) -> list[str]:
+        """Return the folders of its jobs."""
+        return [self.folder] if self.point_count is None else [f"{self.folder}/{point}" for point in range(self.point_count)]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class LimitSpec:
     """What the job may use; ``None`` is no limit. ``gpus`` are device numbers given to the job."""
 
@@ -84,8 +97,11 @@ class JobSpec:
     env: dict[str, str] = field(default_factory=dict)  # added to the worker's own
     limits: LimitSpec = field(default_factory=LimitSpec)
     hold_s: float = 600.0  # how long a stopped step's kernel stays for a look
+    hold_on_failure_s: float = 0.0  # the same after its code has failed
     restart: int = 0  # how often its kernel was started afresh within the attempt
     idle_s: float | None = None  # its kernel stays after the code, until nobody has used it for so long
+    parents: tuple[ParentSpec, ...] = ()  # checked by the job itself where a queue's word for it is not enough
+    keys: str = ""  # folder on the shared disk where it tells where its kernel is, and its key; empty: nowhere
     version: int = SPEC_VERSION
 
     def to_json(self) -> str:
@@ -119,7 +135,8 @@ class JobSpec:
         )
         limits = LimitSpec(**{**data["limits"], "gpus": tuple(data["limits"]["gpus"])})
         lists = {name: tuple(data[name]) for name in ("outputs", "files_in", "files_out")}
-        return cls(**{**data, **lists, "inputs": inputs, "limits": limits})
+        parents = tuple(ParentSpec(**item) for item in data.get("parents", ()))
+        return cls(**{**data, **lists, "inputs": inputs, "limits": limits, "parents": parents})
 
     def parameters(self) -> dict[str, object]:
         """Return the parameters as Python values."""

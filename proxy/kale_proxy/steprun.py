@@ -15,7 +15,17 @@ from typing import TYPE_CHECKING, Any
 import zmq
 
 from kale_proxy import claim, values
-from kale_proxy.record import cells_of, new_result, notebook_metadata, now, write_event, write_result, write_sample
+from kale_proxy.attempt import STOPPED, check_files, hold_words, job_environment, require_files, state_line
+from kale_proxy.record import (
+    cells_of,
+    new_result,
+    notebook_metadata,
+    now,
+    publish,
+    write_event,
+    write_result,
+    write_sample,
+)
 from kale_proxy.recorder import CELL_PREFIX, Recorder
 from kale_proxy.stayopen import Restarted, stay_open
 
@@ -25,9 +35,6 @@ if TYPE_CHECKING:
     from kale_proxy.spec import JobResult, JobSpec
     from kale_proxy.stepkernel import StepApp
 
-REFUSED = 96  # exit code: another copy of this attempt has begun
-UNWRITABLE = 95  # exit code: the step's folder can't be written
-BROKEN = 98  # exit code: a fault of ours, its traceback is in raw.log
 
 
 class StepRun:
@@ -59,6 +66,7 @@ class StepRun:
         claim.take(self.spec)
         self._enter()
         write_event(self.spec, "running", pid=os.getpid(), live=str(self.app.live))
+        publish(self.spec, self.app.live)
         self.app.recorder = self.app.iopub_thread.recorder = self.recorder
         loop = asyncio.get_event_loop()
         try:
@@ -67,7 +75,10 @@ class StepRun:
             self._make_room()
             return None
         if result.reason == STOPPED:
-            loop.run_until_complete(self._hold())
+            loop.run_until_complete(self._hold(self.spec.hold_s, hold_words(self.spec.hold_s)))
+        elif result.state == "failed" and self.spec.hold_on_failure_s:
+            held = self.spec.hold_on_failure_s
+            loop.run_until_complete(self._hold(held, hold_words(held, result.reason)))
         self._finish(result)
         return result
 
@@ -161,21 +172,20 @@ class StepRun:
             return self._failed(f"step `{spec.step}`: its outputs can't be written: {exc.strerror or exc}")
         return new_result(spec, "completed", self.started_at, exit_code=0, outputs=index, files=tuple(files))
 
-    async def _hold(self) -> None:
-        """Keep the kernel of a stopped step open for a look, until released or ``hold_s`` has passed."""
+    async def _hold(self, hold_s: float, reason: str) -> None:
+        """Keep the kernel open for a look, until released or ``hold_s`` has passed."""
         self.app.drain()
         with contextlib.suppress(OSError):
             self.recorder.save()
-        reason = f"stopped; its kernel stays open for {self.spec.hold_s:g} s"
         write_event(self.spec, "paused", reason=reason)
         self.link.setblocking(False)
         with contextlib.suppress(OSError):
-            self.link.sendall(b'{"state":"paused"}\n')
+            self.link.sendall(state_line("paused", reason))
         loop = asyncio.get_running_loop()
         with contextlib.suppress(TimeoutError, OSError):
-            data = await asyncio.wait_for(loop.sock_recv(self.link, 64), self.spec.hold_s)
+            data = await asyncio.wait_for(loop.sock_recv(self.link, 64), hold_s)
             if not data:  # the supervisor is gone: the person may still be looking
-                await asyncio.sleep(self.spec.hold_s)
+                await asyncio.sleep(hold_s)
 
     def _make_room(self) -> None:
         write_event(self.spec, "restarted")
@@ -214,9 +224,6 @@ class StepRun:
         return new_result(self.spec, "failed", self.started_at, reason=reason, exit_code=code, error=error)
 
 
-STOPPED = "stopped by the user"
-
-
 def load_inputs(spec: JobSpec) -> dict[str, object]:
     """Load every input; a sweep's output becomes a list in point order and ``NAME_params``. Raises ValueFileError."""
     found: dict[str, object] = {}
@@ -229,40 +236,6 @@ def load_inputs(spec: JobSpec) -> dict[str, object]:
             points = [read_literal(text) for text in item.gather_params]
             found[f"{item.name}_params"] = points
             found.setdefault(f"{item.producer}_params", points)
-    return found
-
-
-def job_environment(spec: JobSpec) -> dict[str, str]:
-    """Return the variables by which the step's code, and cancel, know the job."""
-    found = {"KALE_RUN": spec.run, "KALE_STEP": spec.step, "KALE_ATTEMPT": str(spec.attempt), "KALE_JOB": spec.uuid, "KALE_STEP_FOLDER": spec.folder}
-    if spec.point is not None:
-        found["KALE_POINT"] = str(spec.point)
-    if "OMP_NUM_THREADS" not in os.environ and "OMP_NUM_THREADS" not in spec.env:
-        found["OMP_NUM_THREADS"] = str(spec.limits.cpus)
-    if spec.limits.gpus:
-        found["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, spec.limits.gpus))
-    return found
-
-
-def require_files(spec: JobSpec) -> None:
-    """Refuse to begin without the files of ``--files-in``; raises ValueFileError naming the pattern."""
-    import glob
-
-    for pattern in spec.files_in:
-        if not any(glob.iglob(pattern, root_dir=spec.cwd, recursive=True)):
-            raise values.ValueFileError(f"no file in {spec.cwd} matches --files-in {pattern}")
-
-
-def check_files(spec: JobSpec) -> list[str]:
-    """Return the files that match ``files_out``, relative to the working folder; a pattern without any is an error."""
-    import glob
-
-    found: list[str] = []
-    for pattern in spec.files_out:
-        matches = sorted(glob.glob(pattern, root_dir=spec.cwd, recursive=True))
-        if not matches:
-            raise values.ValueFileError(f"it made no file that matches --files-out {pattern}")
-        found += matches
     return found
 
 

@@ -13,7 +13,6 @@ import contextlib
 import json
 import os
 import selectors
-import shutil
 import signal
 import socket
 import sys
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from kale_proxy import children, procs
 from kale_proxy.guard import Guard
 from kale_proxy.job import Job
+from kale_proxy.places import remove_tree
 from kale_proxy.record import now, read_result
 from kale_proxy.spec import JobSpec
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 PROTOCOL = 1
 IDLE_S = 60.0
 TICK_S = 0.25
+FROZEN = "frozen: every process of it is stopped; resume lets it go on"
 _LINE_MAX = 64 << 20
 
 
@@ -46,13 +47,13 @@ class Supervisor:
     ----------
     folder : Path
         Its own folder (0700, node-local): the socket ``s`` and the live folders ``p/N`` are in it.
-    app : StepApp
-        The prepared kernel application.
+    app : StepApp or None
+        The prepared kernel application; None where no step of kind ``python`` will be run.
     idle_s : float
         It ends after so many seconds without jobs and connections.
     """
 
-    def __init__(self, folder: Path, app: StepApp, idle_s: float = IDLE_S, spares: int | None = None) -> None:
+    def __init__(self, folder: Path, app: StepApp | None, idle_s: float = IDLE_S, spares: int | None = None) -> None:
         self.folder = folder
         self.app = app
         self.idle_s = idle_s
@@ -65,10 +66,12 @@ class Supervisor:
         self.selector = selectors.DefaultSelector()
         self.guard = Guard(self.jobs)
         self.idle_since = time.monotonic()
+        self._looked = 0.0
         self.serial = 0
         self.listener: socket.socket | None = None
         self.wakeup = os.pipe()
         self.on_tell: Callable[[dict[str, Any]], object] = lambda _: None
+        self.obeyed: tuple[signal.Signals, ...] = ()  # that have handlers here, and must not have them in a fork
 
     # -- life ----------------------------------------------------------------------------------
     def serve(self) -> None:
@@ -81,6 +84,7 @@ class Supervisor:
         signal.set_wakeup_fd(self.wakeup[1], warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         self.selector.register(self.wakeup[0], selectors.EVENT_READ, self._reap)
+        self._reap()  # one that was begun before may have ended already
         while not self._is_over():
             timeout = 0.0 if len(self.spares) < self._wanted_spares() else self._patience()
             ready = self.selector.select(timeout)
@@ -89,7 +93,8 @@ class Supervisor:
                     key.data()
             if not ready and len(self.spares) < self._wanted_spares():
                 self._fork_spare()
-            self.guard.tick(self._kill)
+            self.guard.tick(self.kill)
+            self._look_for_pauses()
         self.close()
 
     def _succeed(self) -> None:
@@ -108,7 +113,7 @@ class Supervisor:
             spare.link.close()
         with contextlib.suppress(OSError):
             (self.folder / "s").unlink()
-        shutil.rmtree(self.folder / "p", ignore_errors=True)
+        remove_tree(self.folder / "p")
 
     def _is_over(self) -> bool:
         if self.jobs or self.clients:
@@ -176,11 +181,20 @@ class Supervisor:
         if job is None:
             return
         if op == "cancel":
-            self._kill(job, "cancelled by the user", state="cancelled", grace_s=float(message.get("grace_s", 2.0)))
+            self.kill(job, "cancelled by the user", state="cancelled", grace_s=float(message.get("grace_s", 2.0)))
         elif op == "interrupt":
             job.interrupt()
         elif op == "release":
             job.release()
+        elif op == "freeze" and not job.is_frozen:
+            job.freeze()
+            self._moved(job, "paused", FROZEN)
+        elif op == "thaw" and job.is_frozen:
+            job.thaw()
+            held = job.held_at()
+            self._moved(job, "running" if held is None else "paused", held or "")
+        elif op in {"freeze", "thaw"}:
+            return  # it is so already
         else:
             raise ValueError(op)
 
@@ -239,10 +253,12 @@ class Supervisor:
         return Job(spec, pid, live, ours, listener)
 
     def _fork_spare(self) -> None:
+        app = self.app
+        assert app is not None, "spares are for python steps"
         live = self._live_folder()
         ours, theirs = socket.socketpair()
         listener = children.listen(live / "a")
-        pid = self._fork(lambda: children.wait_as_spare(self.app, live, theirs), drop=(ours, listener))
+        pid = self._fork(lambda: children.wait_as_spare(app, live, theirs), drop=(ours, listener))
         theirs.close()
         self.spares.append(children.Spare(pid, live, ours, listener))
 
@@ -260,7 +276,8 @@ class Supervisor:
         code = 1
         try:
             signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for signum in (signal.SIGCHLD, *self.obeyed):
+                signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
             self._leave(keep, drop)
             code = body()
         except BaseException:  # the edge of a process: say why in its log, never run the parent's loop
@@ -292,9 +309,26 @@ class Supervisor:
                 self.selector.unregister(job.link)
             return
         for line in data.splitlines():
-            job.state = json.loads(line)["state"]
-            reason = f"stopped; its kernel stays open for {job.spec.hold_s:g} s" if job.state == "paused" else ""
-            self._tell({"ev": "state", "uuid": job.spec.uuid, "state": job.state, "reason": reason})
+            said = json.loads(line)  # the step has written it into its events
+            job.state, job.reason = said["state"], said.get("reason", "")
+            self._tell({"ev": "state", "uuid": job.spec.uuid, "state": job.state, "reason": job.reason})
+
+    def _moved(self, job: Job, state: str, reason: str) -> None:
+        job.move(state, reason)
+        self._tell({"ev": "state", "uuid": job.spec.uuid, "state": state, "reason": reason})
+
+    def _look_for_pauses(self) -> None:
+        """See which steps a visitor holds still, and which go on; a step that is kept for a look, or frozen, says so itself."""
+        moment = time.monotonic()
+        if moment - self._looked < TICK_S:
+            return
+        self._looked = moment
+        for job in self.jobs.values():
+            where = job.held_at()
+            if where is not None and job.state == "running":
+                self._moved(job, "paused", where)
+            elif where is None and job.state == "paused" and job.reason.startswith("held in "):
+                self._moved(job, "running", "")
 
     def _visited(self, job: Job) -> None:
         """Somebody connects to a step: an agent is forked, which takes the connection and all later ones."""
@@ -350,7 +384,7 @@ class Supervisor:
         if job.agent_listener is not None:
             self._forget(job.agent_listener)
         if job.agent_pid is None:
-            shutil.rmtree(job.live, ignore_errors=True)
+            remove_tree(job.live)
         else:
             self.by_agent[job.agent_pid] = job.live
 
@@ -359,7 +393,7 @@ class Supervisor:
     def _other_ended(self, pid: int) -> None:
         live = self.by_agent.pop(pid, None)
         if live is not None:
-            shutil.rmtree(live, ignore_errors=True)
+            remove_tree(live)
             return
         for job in self.jobs.values():
             if job.agent_pid == pid:  # no visitor for a while: wait for the next one ourselves
@@ -375,7 +409,7 @@ class Supervisor:
                 spare.agent_listener.close()
                 return
 
-    def _kill(self, job: Job, reason: str, *, state: str = "failed", grace_s: float = 2.0) -> None:
+    def kill(self, job: Job, reason: str, *, state: str = "failed", grace_s: float = 2.0) -> None:
         """End a job's whole process tree: SIGTERM now, SIGKILL after the grace; the first reason stays."""
         if job.kill_reason is None:
             job.kill_reason, job.kill_state = reason, state

@@ -355,7 +355,18 @@ class VisitHost:
     def frames(self) -> list[FrameType]:
         """Return the frames of the step's own code, innermost first; none when it runs no code."""
         frame = self.pause.frame or sys._current_frames().get(threading.main_thread().ident or 0)
-        return user_frames(frame) or awaiting_frames(self.step_task)
+        return user_frames(frame) or awaiting_frames(self.step_task) or self._frames_of_failure()
+
+    def _frames_of_failure(self) -> list[FrameType]:
+        """Return the frames in which the step's code has failed, innermost first, while nothing runs any more."""
+        outcome = getattr(self.step_shell, "last_execution_result", None)
+        error = None if self.is_step_running or outcome is None else outcome.error_in_exec
+        frames: list[FrameType] = []
+        traceback_ = getattr(error, "__traceback__", None)
+        while traceback_ is not None:
+            frames.insert(0, traceback_.tb_frame)
+            traceback_ = traceback_.tb_next
+        return frames[:-1] if len(frames) > 1 else frames  # the outermost is the shell's own
 
     def where(self) -> list[str]:
         """Return the step's traceback lines, innermost last."""

@@ -18,6 +18,7 @@ import cuts as tunnel_cuts
 import formats
 import own
 import peers as others
+import slurm as batch
 from measure import machine_line, print_table
 
 import kale_magic
@@ -35,6 +36,7 @@ PARTS = {
     "tunnel": proxy.tunnel,
     "cuts": tunnel_cuts.cuts,
     "formats": formats.formats,
+    "slurm": batch.slurm,
 }
 
 

@@ -7,6 +7,7 @@ import hmac
 import json
 import os
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -17,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from kale_magic import Workflow
 from kale_magic.api import relays
+from kale_magic.client import Client
 from kale_proxy.places import socket_dir
 from kale_proxy.tunnel import dialer as dialers
 from kale_proxy.tunnel.dialer import Dialer
@@ -27,7 +30,9 @@ from tests.cluster.hosts import Host, Hosts, missing
 from tests.conftest import private_kale
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from kale_magic import Run
 
 PASSWORD = "corr ect"
 SECRET = b"12345678901234567890"
@@ -186,6 +191,83 @@ def cluster(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
         dialers.default.cache_clear()
         relays.end_all()
         end_masters(socket_dir() / "s")
+
+
+class Login:
+    """This process as one on the login host, with a Kale of its own; ``home`` is its KALE_HOME and working folder."""
+
+    def __init__(self, hosts: Hosts, home: Path) -> None:
+        self.hosts, self.home = hosts, home
+        self.client = Client.connect()
+
+    def workflow(self, name: str = "eos") -> Workflow:
+        return Workflow(name, executor="slurm", folder=self.home)
+
+    def folder(self, run: Run) -> Path:
+        """Where the steps of a run are."""
+        return self.home / ".kale" / "runs" / run.name / "steps"
+
+    def ran(self) -> list[str]:
+        """What steps have appended to ``ran.txt``."""
+        path = self.home / "ran.txt"
+        return path.read_text().split("\n")[:-1] if path.exists() else []
+
+    def run(self, *words: str) -> str:
+        return subprocess.run(words, capture_output=True, text=True, check=True, env=self.hosts.environ(), cwd=self.home, timeout=60).stdout
+
+    def squeue(self, columns: str = "%j %T") -> str:
+        return self.run("squeue", "-h", "-o", columns)
+
+    def resume_nodes(self) -> None:
+        """Let drained nodes take jobs; one that is not drained is left alone."""
+        for node in self.hosts.nodes:
+            subprocess.run(["scontrol", "update", f"nodename={node.name}", "state=resume"], check=False, env=self.hosts.environ(), capture_output=True)
+
+    def answers(self) -> bool:
+        """Whether the controller does."""
+        return subprocess.run(["scontrol", "ping"], capture_output=True, text=True, check=False, env=self.hosts.environ()).returncode == 0
+
+    def until(self, condition: Callable[[], Any], seconds: float = 30.0) -> Any:
+        deadline = time.monotonic() + seconds
+        while not (found := condition()):
+            assert time.monotonic() < deadline, f"{self.squeue('%i %j %T %r')}\n{(self.home / 'manager.log').read_text()}"
+            time.sleep(0.05)
+        return found
+
+    def ended(self, run: Run, seconds: float = 60.0) -> dict[str, Any]:
+        """Wait for the end of a run and return its steps."""
+        steps: dict[str, Any] = self.client.wait(run.name, timeout=seconds)["steps"]
+        return steps
+
+    def completed(self, run: Run, seconds: float = 60.0) -> dict[str, Any]:
+        steps = self.ended(run, seconds)
+        assert run.state == "completed", steps
+        return steps
+
+    def kill_manager(self) -> None:
+        """End the manager by kill -9."""
+        pid = self.client.manager()["pid"]
+        os.kill(pid, signal.SIGKILL)
+        self.until(lambda: not Path(f"/proc/{pid}/exe").exists() or Path(f"/proc/{pid}/stat").read_text().split(") ")[1][0] == "Z")
+
+
+@pytest.fixture
+def login(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> Iterator[Login]:
+    """Be the login host of a cluster with Slurm; whatever is in its queue afterwards is cancelled."""
+    monkeypatch.setenv("SLURM_CONF", str(hosts.slurm_conf))
+    monkeypatch.setenv("KALE_SLURM_GRACE_S", "4")
+    monkeypatch.setenv("KALE_SLURM_POLL_S", "0.3")
+    monkeypatch.setenv("KALE_SSH", f"ssh -F {hosts.ssh_config}")
+    dialers.default.cache_clear()
+    with hosts.login.here(), private_kale() as home:
+        made = Login(hosts, home)
+        yield made
+        if hosts.controller is None or hosts.controller.poll() is not None:
+            hosts.start_controller()
+        made.resume_nodes()
+        subprocess.run(["scancel", "--user=root"], check=False, env=hosts.environ())
+        end_masters(socket_dir() / "s")
+    dialers.default.cache_clear()
 
 
 def without_keys(hosts: Hosts, folder: Path, port: int) -> Path:

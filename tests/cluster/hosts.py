@@ -96,6 +96,7 @@ class Hosts:
         self._processes: list[subprocess.Popen[bytes]] = []
         self._servers: list[subprocess.Popen[bytes]] = []
         self._switch = 0
+        self.controller: subprocess.Popen[bytes] | None = None
 
     @property
     def hosts(self) -> list[Host]:
@@ -289,12 +290,28 @@ class Hosts:
         )  # fmt: skip
         self.slurm_conf.write_text(self._slurm_text())
         _poll((munge / "sock").exists, "munged")
-        environ = {"SLURM_CONF": str(self.slurm_conf)}
-        self._start(self.login.argv("slurmctld", "-D"), log="slurmctld", **environ)
+        self.start_controller()
         for node in self.nodes:
             (self.folder / "spool" / node.name).mkdir()
-            self._start(node.argv("slurmd", "-D", "-N", node.name), log=f"slurmd-{node.name}", **environ)
+            self._start(node.argv("slurmd", "-D", "-N", node.name), log=f"slurmd-{node.name}", SLURM_CONF=str(self.slurm_conf))
         _poll(self._is_idle, "the nodes")
+
+    def start_controller(self) -> None:
+        """Start slurmctld, from the state that the one before it left."""
+        self.controller = self._start(self.login.argv("slurmctld", "-D"), log="slurmctld", SLURM_CONF=str(self.slurm_conf))
+
+    def kill_controller(self) -> None:
+        """End slurmctld by kill -9; jobs go on."""
+        assert self.controller is not None
+        self.controller.kill()
+        self.forget_controller()
+
+    def forget_controller(self) -> None:
+        """Take note that slurmctld was killed."""
+        assert self.controller is not None
+        self.controller.wait()
+        self._processes.remove(self.controller)
+        self.controller = None
 
     def _is_idle(self) -> bool:
         asked = subprocess.run(self.login.argv("sinfo", "-h", "-N", "-t", "idle", "-o", "%N"), capture_output=True, text=True, check=False, env=self.environ())

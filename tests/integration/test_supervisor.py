@@ -430,8 +430,8 @@ def test_job_is_run_again_by_hand_once_its_claim_is_removed(shared, monkeypatch)
     assert (again.returncode, again.stdout) == (0, f"{spec.step}: completed\n")
     (folder / "result.json").unlink()
     refused = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert refused.returncode == 1
-    assert "attempt-1.claim (remove that file to run it again by hand)" in refused.stdout
+    assert refused.returncode == 96
+    assert "attempt-1.claim (an attempt begins once: remove its .claim file to run it again by hand)" in refused.stdout
     (folder / "attempt-1.claim").unlink()
     (folder / "stdout.log").unlink()
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)

@@ -277,7 +277,7 @@ def test_cancelling_what_is_over_does_nothing():
 def test_only_live_jobs_are_interrupted():
     play = Play(StepPlan("s", (), 2))
     play.run("s", 0)
-    play.last = play.machine.interrupt("s", None)
+    play.last = play.machine.ask(Verb.INTERRUPT, "s", None)
     assert play.verbs() == [(Verb.INTERRUPT, "s[0]")]
 
 
@@ -374,3 +374,114 @@ def test_large_runs_take_time_in_proportion():
         play.end("s", point, state="failed" if point % 2 else "completed")
     assert all(job.state is StepState.CANCELLED for job in play.machine.find("t", None))
     assert play.machine.record.state is RunState.FAILED
+
+
+def early(name, parents=(), points=None, retries=0):
+    return StepPlan(name, parents, points, retries, "slurm", is_early=True)
+
+
+def handed(play):
+    """What was handed over by the last input: address -> (uuid, after)."""
+    return {command.job.address: (command.uuid, command.after) for command in play.last.commands if command.verb is Verb.ENQUEUE}
+
+
+def test_a_queue_that_keeps_order_gets_the_whole_workflow_at_once():
+    play = Play(early("a"), early("b", ("a",), 2), early("c", ("b",)))
+    found = handed(play)
+    assert list(found) == ["a", "b[0]", "b[1]", "c"]
+    a, b0, b1, c = (uuid for uuid, _ in found.values())
+    assert [after for _, after in found.values()] == [(), (a,), (a,), (b0, b1)]
+    assert play.states() == {"a": "queued", "b": "waiting", "c": "waiting"}
+    play.submit("c")
+    assert play.tell(ReportKind.PLACED, c, native_id="12")
+    assert (play.job("c").phase, play.job("c").native_id, play.job("c").state.value) == (Phase.SUBMITTED, "12", "waiting")
+
+
+def test_what_needs_another_executor_is_not_handed_over_early():
+    play = Play(early("a"), StepPlan("b", ("a",), None, 0, "local"), StepPlan("c", ("b",), None, 0, "slurm"))
+    assert list(handed(play)) == ["a"]
+    play.end("a")
+    assert list(handed(play)) == ["b"]
+
+
+def test_step_handed_over_early_is_queued_and_runs_without_being_handed_over_again():
+    play = Play(early("a"), early("b", ("a",)))
+    play.submit("b")
+    play.end("a")
+    assert (handed(play), play.states()["b"]) == ({}, "queued")
+    play.tell(ReportKind.RUNNING, play.job("b").uuid, native_id="13", node="node1")
+    assert (play.states()["b"], play.job("b").native_id, play.job("b").attempt) == ("running", "13", 1)
+
+
+def test_child_that_is_seen_running_before_its_parents_end_is_believed():
+    play = Play(early("a"), early("b", ("a",)))
+    play.submit("b")
+    play.tell(ReportKind.RUNNING, play.job("b").uuid)
+    play.end("a")
+    assert play.states() == {"a": "completed", "b": "running"}
+
+
+def test_children_of_a_retried_step_are_taken_back_and_handed_over_behind_the_new_attempt():
+    play = Play(early("a", retries=1), early("b", ("a",)), early("c", ("b",)), early("d"))
+    first = {step: play.job(step).uuid for step in "abc"}
+    play.submit("b")
+    play.end("a", state="failed", reason="no")
+    assert play.verbs() == [
+        (Verb.ENQUEUE, "a"), (Verb.CANCEL, "b"), (Verb.WITHDRAW, "c"), (Verb.ENQUEUE, "b"), (Verb.ENQUEUE, "c"),
+    ]  # fmt: skip
+    found = handed(play)
+    assert found["b"][1] == (play.job("a").uuid,)
+    assert found["c"][1] == (play.job("b").uuid,)
+    assert [play.job(step).attempt for step in "abc"] == [2, 2, 1]
+    assert play.job("b").uuid != first["b"]
+    play.end("a")
+    play.end("b")
+    play.end("c")
+    play.end("d")
+    assert play.machine.record.state is RunState.COMPLETED
+
+
+def test_failure_takes_children_out_of_the_queue():
+    play = Play(early("a"), early("b", ("a",)), early("c", ("b",)))
+    play.submit("b")
+    play.end("a", state="failed")
+    assert (Verb.CANCEL, "b") in play.verbs()
+    assert (Verb.WITHDRAW, "c") in play.verbs()
+    assert play.states() == {"a": "failed", "b": "cancelled", "c": "cancelled"}
+    assert play.machine.record.state is RunState.FAILED
+
+
+def test_cancelled_run_takes_what_waits_in_the_queue_out_of_it():
+    play = Play(early("a"), early("b", ("a",)), early("c", ("b",)))
+    play.run("a")
+    play.submit("b")
+    play.last = play.machine.cancel(None, None, play.now)
+    assert play.verbs() == [(Verb.WITHDRAW, "c"), (Verb.CANCEL, "b"), (Verb.CANCEL, "a")]
+    play.tell(ReportKind.ENDED, play.job("b").uuid, state="cancelled")
+    play.tell(ReportKind.ENDED, play.job("a").uuid, state="cancelled")
+    assert play.machine.record.state is RunState.CANCELLED
+
+
+def test_another_life_hands_over_what_was_not_and_knows_what_it_waits_for():
+    play = Play(early("a"), early("b", ("a",)), early("c", ("b",)))
+    play.submit("a")
+    again = RunMachine(record(), [early("a"), early("b", ("a",)), early("c", ("b",))], play.machine.jobs)
+    found = {command.job.address: command.after for command in again.resume().commands}
+    assert found == {"b": (play.job("a").uuid,), "c": (play.job("b").uuid,)}
+    assert again.after("b") == (play.job("a").uuid,)
+
+
+def test_held_step_is_held_until_it_is_released():
+    play = Play(early("a"))
+    play.last = play.machine.ask(Verb.HOLD, "a", None)
+    assert play.verbs() == [(Verb.HOLD, "a")]
+    play.submit("a")
+    play.tell(ReportKind.STATE, play.job("a").uuid, state="held", reason="held by you")
+    assert play.states() == {"a": "held"}
+    play.last = play.machine.ask(Verb.RELEASE, "a", None)
+    assert play.verbs() == [(Verb.RELEASE, "a")]
+    play.tell(ReportKind.STATE, play.job("a").uuid, state="queued")
+    assert play.states() == {"a": "queued"}
+    play.run("a")
+    play.tell(ReportKind.STATE, play.job("a").uuid, state="held")
+    assert play.states() == {"a": "running"}

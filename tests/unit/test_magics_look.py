@@ -61,6 +61,9 @@ class FakeVisitor:
             on_message("stream", {"name": "stdout", "text": text + "\n"}, {}, [])
         return {"status": "ok"}
 
+    def drop(self):
+        self.is_dropped = True
+
     def close(self) -> None:
         self.is_closed = True
 

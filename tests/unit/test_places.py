@@ -54,3 +54,17 @@ def test_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(places.PlaceError, match="file/x can't be made"):
         places.private_dir(tmp_path / "file" / "x")
+
+
+def test_a_tree_is_removed_and_what_links_lead_to_stays(tmp_path):
+    from kale_proxy.places import remove_tree
+
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "file").write_text("x")
+    (tmp_path / "gone" / "deep").mkdir(parents=True)
+    (tmp_path / "gone" / "deep" / "file").write_text("x")
+    (tmp_path / "gone" / "link").symlink_to(tmp_path / "kept")
+    remove_tree(tmp_path / "gone")
+    remove_tree(tmp_path / "never was")
+    assert not (tmp_path / "gone").exists()
+    assert (tmp_path / "kept" / "file").exists()

@@ -137,6 +137,8 @@ class _Maker:
             tags=self.some(self.line),
             resources=self.resources(),
             retries=self.rng.choice([0, 2]),
+            hold_s=self.rng.choice([None, 1800]),
+            hold_on_failure_s=self.rng.choice([None, 90]),
             executor=self.rng.choice([None, "local"]),
         )
 

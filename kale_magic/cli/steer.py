@@ -1,0 +1,60 @@
+"""``push``, ``pause``, ``resume``: the hand on a step while it runs, and after."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from kale_magic.cli.exits import Exit
+from kale_magic.cli.scope import here
+from kale_magic.client import Client
+
+if TYPE_CHECKING:
+    import argparse
+
+    from kale_magic.cli.console import Console
+
+
+def pause(arguments: argparse.Namespace, console: Console) -> int:
+    """Hold a step still."""
+    from kale_magic.api import pause as pausing
+    from kale_magic.api.find import find_step, one_job
+    from kale_magic.api.visits import Visits
+
+    with Client.connect(host=arguments.host) as client, contextlib.closing(Visits(client)) as visits:
+        target = one_job(client, find_step(client, arguments.step, here(client), is_acting=True))
+        lease_s = pausing.LONGEST_S if arguments.for_ is None else arguments.for_
+        said = pausing.pause(visits, target, lease_s=lease_s, is_freezing=arguments.freeze)
+    console.say(f"{target} {said}; go on: jupyter kale resume {target}")
+    return Exit.OK
+
+
+def resume(arguments: argparse.Namespace, console: Console) -> int:
+    """Let a step go on."""
+    from kale_magic.api.find import find_step, one_job
+    from kale_magic.api.pause import resume as let_go
+    from kale_magic.api.visits import Visits
+
+    with Client.connect(host=arguments.host) as client, contextlib.closing(Visits(client)) as visits:
+        target = one_job(client, find_step(client, arguments.step, here(client), is_acting=True))
+        console.say(f"{target} {let_go(visits, target)}".replace("%kale_rerun", "jupyter kale rerun"))
+    return Exit.OK
+
+
+def push(arguments: argparse.Namespace, console: Console) -> int:
+    """Give values to a step."""
+    from kale_magic.api.find import find_step, one_job
+    from kale_magic.api.push import push as push_into
+    from kale_magic.api.visits import Visits
+
+    with Client.connect() as client, contextlib.closing(Visits(client)) as visits:
+        target = one_job(client, find_step(client, arguments.step, here(client), is_acting=True))
+        done = push_into(visits, target, dict(arguments.values))
+    if console.is_json:
+        console.data({"pushed": list(done.names), "edited": done.is_edit, "stale": list(done.stale)})
+    else:
+        how = "replaced in" if done.is_edit else "pushed into"
+        console.say(f"{', '.join(done.names)}: {how} {target}")
+        if done.stale:
+            console.say(f"stale now: {', '.join(done.stale)}; run them again: jupyter kale rerun {done.stale[0]} --downstream")
+    return Exit.OK

@@ -1,0 +1,63 @@
+"""What an attempt of any kind of step needs, in words and variables; light, so that a shell step starts in no time."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING
+
+from kale_proxy.values import ValueFileError
+
+if TYPE_CHECKING:
+    from kale_proxy.spec import JobSpec
+
+REFUSED = 96  # exit code: another copy of this attempt has begun
+UNWRITABLE = 95  # exit code: the step's folder can't be written
+BROKEN = 98  # exit code: a fault of ours, its traceback is in raw.log
+HELD = "held"  # in the live folder while the step is held, see :mod:`kale_proxy.pause`, whose constant this is
+STOPPED = "stopped by the user"
+
+
+def hold_words(hold_s: float, failure: str = "") -> str:
+    """Return the reason of a step whose kernel is kept for a look after it was stopped, or has failed."""
+    what = f"failed ({failure})" if failure else "stopped"
+    return f"{what}; its kernel stays open for {hold_s:g} s"
+
+
+def state_line(state: str, reason: str) -> bytes:
+    """Return the line by which a step tells its supervisor its state."""
+    return json.dumps({"state": state, "reason": reason}).encode() + b"\n"
+
+
+def job_environment(spec: JobSpec) -> dict[str, str]:
+    """Return the variables by which the step's code, and cancel, know the job."""
+    found = {"KALE_RUN": spec.run, "KALE_STEP": spec.step, "KALE_ATTEMPT": str(spec.attempt), "KALE_JOB": spec.uuid, "KALE_STEP_FOLDER": spec.folder}
+    if spec.point is not None:
+        found["KALE_POINT"] = str(spec.point)
+    if "OMP_NUM_THREADS" not in os.environ and "OMP_NUM_THREADS" not in spec.env:
+        found["OMP_NUM_THREADS"] = str(spec.limits.cpus)
+    if spec.limits.gpus:
+        found["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, spec.limits.gpus))
+    return found
+
+
+def require_files(spec: JobSpec) -> None:
+    """Refuse to begin without the files of ``--files-in``; raises ValueFileError naming the pattern."""
+    import glob
+
+    for pattern in spec.files_in:
+        if not any(glob.iglob(pattern, root_dir=spec.cwd, recursive=True)):
+            raise ValueFileError(f"no file in {spec.cwd} matches --files-in {pattern}")
+
+
+def check_files(spec: JobSpec) -> list[str]:
+    """Return the files that match ``files_out``, relative to the working folder; a pattern without any is an error."""
+    import glob
+
+    found: list[str] = []
+    for pattern in spec.files_out:
+        matches = sorted(glob.glob(pattern, root_dir=spec.cwd, recursive=True))
+        if not matches:
+            raise ValueFileError(f"it made no file that matches --files-out {pattern}")
+        found += matches
+    return found

@@ -1,0 +1,98 @@
+"""The worker of one batch job: runs one attempt in the foreground, and obeys the signals a batch system sends.
+
+Started by a job's ``job.sh``, also by a person. It ends with 0 when the step completed, 1 when it did not, 96 when
+it was not to begin.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kale_proxy import claim, places
+from kale_proxy.attempt import REFUSED
+from kale_proxy.guard import walltime_words
+from kale_proxy.record import ENDED_BY_SIGTERM, cells_of, new_result, notebook_metadata, now, write_event, write_result
+from kale_proxy.spec import JobSpec
+from kale_proxy.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from kale_proxy.job import Job
+
+
+_NEAR_THE_END_S = 120.0  # Slurm looks at time limits once a minute at most
+_SAID_MAX = 500
+
+
+def run(job: Path) -> int:
+    """Run one job in the foreground, as its ``job.sh`` does; return the exit code.
+
+    The attempt must not have been begun before: remove its ``attempt-N.claim`` to run it again by hand.
+    """
+    os.umask(0o077)
+    spec = JobSpec.from_json(job.read_bytes())
+    folder = places.private_dir(places.socket_dir() / "j" / f"{os.getpid()}")
+    app = None
+    if spec.kind == "python":
+        from kale_proxy.serve import prepare
+
+        app = prepare(folder)
+    supervisor = Supervisor(folder, app, idle_s=0.0, spares=0)
+    ended: list[dict[str, Any]] = []
+    supervisor.on_tell = lambda message: ended.append(message) if message["ev"] in {"ended", "refused"} else None
+    obey_signals(supervisor)
+    supervisor.begin(spec)
+    supervisor.serve()
+    places.remove_tree(folder)
+    outcome: dict[str, Any] = ended[-1] if ended else {"reason": "it could not be started"}
+    if "result" not in outcome:
+        reason = str(outcome.get("reason", ""))
+        write_event(spec, "refused", uuid=spec.uuid, reason=reason)
+        print(f"{spec.step}: refused {reason} (an attempt begins once: remove its .claim file to run it again by hand)")
+        return REFUSED
+    result: dict[str, str] = outcome["result"]
+    print(f"{spec.step}: {result['state']} {result['reason']}".rstrip())
+    return 0 if result["state"] == "completed" else 1
+
+
+def refuse(job: Path, line: str, log: Path) -> int:
+    """Record that a job's environment could not be made: ``line`` of its script failed, and ``log`` has what it said."""
+    from kale_proxy.recorder import Recorder
+
+    os.umask(0o077)
+    spec = JobSpec.from_json(job.read_bytes())
+    claim.take(spec)
+    said = " ".join(log.read_text(encoding="utf-8", errors="replace").split())[-_SAID_MAX:] if log.exists() else ""
+    reason = f"`{line}` failed{': ' + said.rstrip('.') if said else ''}."
+    recorder = Recorder(Path(spec.folder), cells_of(spec), notebook_metadata(spec))
+    recorder.error_output("SetupFailed", reason, [reason])
+    recorder.save(is_durable=True)
+    recorder.close()
+    error = {"ename": "SetupFailed", "evalue": reason, "traceback": []}
+    write_event(spec, "ended", state="failed", reason=reason)
+    write_result(spec, new_result(spec, "failed", now(), exit_code=1, reason=reason, error=error))
+    print(f"{spec.step}: failed {reason}")
+    return 1
+
+
+def obey_signals(supervisor: Supervisor) -> None:
+    """Let a batch system speak by signals: TERM ends the jobs, INT interrupts their code, USR2 ends the look after that."""
+    deeds = {
+        signal.SIGTERM: lambda job: _end(supervisor, job),
+        signal.SIGINT: lambda job: job.interrupt(),
+        signal.SIGUSR2: lambda job: job.release(),
+    }
+    for signum, deed in deeds.items():
+        signal.signal(signum, lambda *_, deed=deed: [deed(job) for job in list(supervisor.jobs.values())])
+    supervisor.obeyed = tuple(deeds)
+
+
+def _end(supervisor: Supervisor, job: Job) -> None:
+    limit = job.spec.limits.walltime_s
+    if limit is not None and time.monotonic() - job.started > limit - _NEAR_THE_END_S:
+        supervisor.kill(job, walltime_words(limit))
+    else:
+        supervisor.kill(job, ENDED_BY_SIGTERM, state="cancelled")
