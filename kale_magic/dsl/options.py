@@ -260,7 +260,7 @@ SPECS: dict[str, Spec] = {
             Option("run", Kind.TEXT, "the workflow as that run has it", "RUN"),
         ),
     ),
-    "import": Spec("Read a workflow from a file and make it this notebook's.", (Positional("FILE", "a YAML file"),)),
+    "import": Spec("Read a workflow from a file and make it this notebook's.", (Positional("FILE", "a workflow: Kale's YAML, CWL, or WfFormat's JSON"),)),
 }
 OPTIONS: dict[str, tuple[Option, ...]] = {name: spec.options for name, spec in SPECS.items()}
 
