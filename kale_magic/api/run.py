@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from kale_magic.api import files
 from kale_magic.api.find import Scope, Target, find_step, one_job, where_in
 from kale_magic.api.visits import Visits
+from kale_magic.api.waiting import WaitsForRun, WaitsForStep
 from kale_magic.errors import UsageError
 from kale_magic.model.states import RunState
 
@@ -27,7 +28,7 @@ _MOST_TRACEBACKS = 3
 _URGENT = frozenset({"failed", "lost", "running", "paused", "gated"})
 
 
-class Run:
+class Run(WaitsForRun):
     """One execution of a workflow. ``run["fit"]``, ``run["fit[2]"]``, ``run["fit[metal=Al]"]`` are its steps.
 
     Parameters
@@ -110,7 +111,7 @@ class Run:
         return RunState(self.state).is_final
 
 
-class Step:
+class Step(WaitsForStep):
     """A step of a run, or one point of a sweep, as it is now."""
 
     def __init__(self, target: Target, client: Client, visits: Visits) -> None:

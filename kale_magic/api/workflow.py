@@ -105,10 +105,12 @@ class Workflow:
     @overload
     def step(self, name: str, source: str, **options: Any) -> Step: ...
     @overload
+    def step(self, name: _Function) -> _Function: ...
+    @overload
     def step(self, name: str | None = None, source: None = None, **options: Any) -> Callable[[_Function], _Function]: ...
 
-    def step(self, name: str | None = None, source: str | None = None, **options: Any) -> Any:
-        """Declare a step from text; without ``source``, a decorator that declares one from a function.
+    def step(self, name: Any = None, source: str | None = None, **options: Any) -> Any:
+        """Declare a step from text; without ``source``, a decorator that declares one from a function, also a bare one.
 
         A function's arguments without default are values of other steps, those with one are parameters; if it
         returns, the result is the step's outputs, in order, else its body is the cell and its variables are.
@@ -135,11 +137,19 @@ class Workflow:
                 raise UsageError("A step needs a name.")
             return self._declare(name, source or "", options)
 
+        if callable(name):  # @wf.step
+            self._declare(name.__name__, *cell_of(name, options))
+            return name
+
         def decorate(function: _Function) -> _Function:
             self._declare(name or function.__name__, *cell_of(function, options))
             return function
 
         return decorate
+
+    def markdown(self, text: str, step: str = "") -> None:
+        """Keep Markdown for a step, or for the workflow; it goes to the dashboard, the files and the report."""
+        self._model = replace(self._model, markdown={**self._model.markdown, step: clean_code(textwrap.dedent(text))})
 
     def plan(self) -> dataflow.Plan:
         """Return which step waits for which, and which value comes from where; raises WorkflowError if that fails."""

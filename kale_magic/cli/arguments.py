@@ -128,7 +128,7 @@ def _add_workflow_commands(commands: Any) -> None:
         help="kale (the default), or what another engine runs; one that takes several files makes a folder",
     )  # fmt: skip
     export.add_argument("--run", metavar="RUN", help="the workflow as this run has it; wfformat takes its times along")
-    load = _add(commands, "import", "workflow:load", "make a notebook of a workflow file")
+    load = _add(commands, "import", "workflow:load", "make a notebook of a workflow file: Kale's YAML, CWL, or WfFormat's JSON")
     load.add_argument("file", metavar="FILE")
     load.add_argument("-o", "--output", metavar="NOTEBOOK", required=True, help="the notebook to write")
     load.add_argument("--job", metavar="JOB", help="of a CWL workflow: the values of its inputs, as YAML or JSON")

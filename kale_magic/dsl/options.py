@@ -312,7 +312,7 @@ SPECS: dict[str, Spec] = {
         (_RUN,),
         (Option("o", Kind.TEXT, "the file to write; RUN.html here if left out", "FILE.html", is_short=True),),
     ),
-    "import": Spec("Read a workflow from a file and make it this notebook's.", (Positional("FILE", "a YAML file"),)),
+    "import": Spec("Read a workflow from a file and make it this notebook's.", (Positional("FILE", "a workflow: Kale's YAML, CWL, or WfFormat's JSON"),)),
 }
 OPTIONS: dict[str, tuple[Option, ...]] = {name: spec.options for name, spec in SPECS.items()}
 

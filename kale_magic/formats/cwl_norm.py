@@ -275,6 +275,8 @@ class Reader:
 
     def numbered(self, value: Any, path: Path_, key: str = "id") -> list[tuple[str | int, dict[str, Any]]]:
         """Return the entries of a list or map, each with its place."""
+        if isinstance(value, dict) and set(value) == {"$import"}:
+            value = self.library.read(str(value["$import"]), self.folder, self.document, path)[0].data
         if isinstance(value, dict):
             return [(name, self.entry(name, item, key)) for name, item in value.items()]
         if not isinstance(value, list):

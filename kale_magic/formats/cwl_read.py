@@ -99,7 +99,7 @@ class _Importer:
         script = "\n".join(needs["InlineJavascriptRequirement"].get("expressionLib") or []) if "InlineJavascriptRequirement" in needs else None
         if self.process["class"] == "Workflow":
             whole = normal_workflow(self.reader, self.process)
-            steps = [self.step(step, whole["steps"], script) for step in whole["steps"]]
+            steps = [self.step(step, script) for step in whole["steps"]]
             outputs = whole["outputs"]
         else:
             only = {
@@ -108,7 +108,7 @@ class _Importer:
                 "in": [{"id": item["id"], "source": [item["id"]], "is_list": False, "merge": None} for item in self.process["inputs"]],
             }  # fmt: skip
             self.process["name"] = only["name"]
-            steps = [self.step(only, [only], script)]
+            steps = [self.step(only, script)]
             outputs = [{"id": item["id"], "source": [f"{only['name']}/{item['id']}"], "is_list": False, "merge": None} for item in self.process["outputs"]]
             self.process.pop("hinted")
         steps.append(self.last(outputs))
@@ -119,7 +119,7 @@ class _Importer:
             steps={step.name: step for step in steps},
         )
 
-    def step(self, step: dict[str, Any], steps: list[dict[str, Any]], script: str | None) -> Step:
+    def step(self, step: dict[str, Any], script: str | None) -> Step:
         """Return the step that runs a tool."""
         self.names.add(step["name"].lower())
         tool = {**step["run"], "name": step["name"]}
@@ -141,7 +141,6 @@ class _Importer:
             f"made = cwl_step(tool, given{''.join(f', {key}={value!r}' for key, value in rest.items())})",
             *(f"{out} = made[{number}]" for number, out in enumerate(outs)),
         ]  # fmt: skip
-        del steps
         asked = tool["requirements"].get("ResourceRequirement", {})
         return Step(
             name=step["name"],

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from kale_magic.errors import UsageError
 from kale_magic.formats import cwl, fireworks, native, snakemake, wfformat
+from kale_magic.formats._yaml_read import MAX_CHARS
 from kale_magic.formats.files import write_whole
 from kale_magic.formats.project import Project, project_of, write_folder
 from kale_magic.model.formats import FORMATS
@@ -59,7 +60,7 @@ def export(
     if format not in FORMATS:
         raise UsageError(f"There is no format {format!r}.", f"There are: {', '.join(FORMATS)}.")
     if format == "kale":
-        write_whole(path, native.dump(workflow))
+        write_whole(path, native.dump_over(workflow, _text_of(path)))
         return []
     if format == "wfformat":
         write_whole(path, wfformat.dump(workflow, None if run_folder is None else Path(run_folder)))
@@ -71,3 +72,11 @@ def export(
     files, warnings = _FOLDERS[format]
     write_folder(path, files(project), {name: project.folder / name for name in project.copies()})
     return warnings(project)
+
+
+def _text_of(path: Path) -> str:
+    """Return the text of the file that is written over, empty if there is none: its comments are kept."""
+    try:
+        return path.read_text(encoding="utf-8") if path.stat().st_size <= MAX_CHARS else ""
+    except (OSError, UnicodeDecodeError):
+        return ""

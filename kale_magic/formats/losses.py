@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import MISSING, fields
 from typing import TYPE_CHECKING
 
 from kale_magic.model.step import Step, StepKind
@@ -34,8 +35,14 @@ _FEATURES: dict[str, tuple[str, Callable[[Step], object]]] = {
     "executor": ("--executor", lambda step: step.executor),
     "tags": ("--tags", lambda step: step.tags),
     "idle": ("the kernel that stays open", lambda step: step.idle_s is not None),
+    "hold": ("--hold and --hold-on-failure", lambda step: (step.hold_s, step.hold_on_failure_s) != (None, None)),
     "script": ("the #SBATCH and #PBS lines", lambda step: step.kind is StepKind.SCRIPT),
 }
+# What every exporter holds; a field that is neither here nor above is a feature that no export knows yet.
+_HELD = frozenset({
+    "name", "code", "kind", "kernel", "description", "after", "inputs", "outputs", "params", "each", "is_zipped", "files_in", "files_out",
+    "first_line", "resources", "memory_bytes", "walltime_s", "modules", "env", "setup", "idle_s", "hold_s", "hold_on_failure_s",
+})  # fmt: skip
 
 
 def losses(workflow: Workflow, holds: Collection[str], title: str) -> list[str]:
@@ -54,10 +61,24 @@ def losses(workflow: Workflow, holds: Collection[str], title: str) -> list[str]:
     for key, (what, asks) in _FEATURES.items():
         if key not in holds and (steps := [step.name for step in workflow.steps.values() if asks(step)]):
             found.append(f"{title} can't hold {what} ({_listed(steps)}): left out")
+    for name, steps in _unknown(workflow).items():
+        found.append(f"{title} can't hold --{name.removeprefix('is_').removesuffix('_s').replace('_', '-')} ({_listed(steps)}): left out")
     if "markdown" not in holds and workflow.markdown:
         found.append(f"{title} can't hold Markdown ({_listed([name or 'workflow' for name in workflow.markdown])}): left out")
     if workflow.executor and workflow.executor != "local" and "executor" not in holds:
         found.append(f"{title} can't hold the executor {workflow.executor}: choose it where it is run")
+    return found
+
+
+def _unknown(workflow: Workflow) -> dict[str, list[str]]:
+    """Return the steps that use each feature which is not in the tables here."""
+    found: dict[str, list[str]] = {}
+    for step in workflow.steps.values():
+        for part in (step, step.resources):
+            for item in fields(part):
+                default = item.default if item.default_factory is MISSING else item.default_factory()
+                if item.name not in _HELD and item.name not in _FEATURES and getattr(part, item.name) != default:
+                    found.setdefault(item.name, []).append(step.name)
     return found
 
 

@@ -39,6 +39,27 @@ def dump(workflow: Workflow) -> str:
     return write(data)
 
 
+def dump_over(workflow: Workflow, old: str) -> str:
+    """Return the YAML text of a workflow with the comments that a person put into an older text of it.
+
+    An older text that is no YAML, or none of ours, gives nothing.
+    """
+    text = dump(workflow)
+    if "#" not in old:
+        return text
+    import yaml
+
+    from kale_magic.formats._yaml_comments import comments_of, with_comments
+
+    try:
+        load(old)
+        comments = comments_of(old)
+        told = with_comments(text, comments) if comments else text
+        return told if load(told) == load(text) else text
+    except (FormatError, yaml.YAMLError):
+        return text
+
+
 def load(text: str, source: str = "the file") -> Workflow:
     """Return the workflow of a YAML text.
 

@@ -184,3 +184,40 @@ def test_a_real_instance_runs_as_dummy_work_and_its_run_is_an_instance_again(kal
     sizes = {file["id"]: file["sizeInBytes"] for file in json.loads(instance("blast"))["workflow"]["specification"]["files"]}
     written = {path.name: path.stat().st_size for path in (tmp_path / "files").iterdir()}
     assert written == {name: round(size * 0.001) for name, size in sizes.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format_", ["cwl", "snakemake"])
+def test_environment_setup_kernels_and_scripts_are_as_in_kale(kale_home, tmp_path, format_):
+    wf = Workflow("more", folder=tmp_path)
+    wf.step("env", "import os\nv = [os.environ['A'], os.environ['B'], os.environ['C']]", outputs=["v"],
+            env={"A": "$B/x", "C": "${NOT_SET_ANYWHERE}y"}, setup=["export B='two words'"])  # fmt: skip
+    wf.step("other", "w = [v, n, 1.5]\nprint(w)", kernel="python3", inputs=["env.v"], outputs=["w"], params={"n": (1, None)})
+    wf.step("swept", "u = k * 2", kernel="python3", outputs=["u"], each={"k": [1, 2]})
+    wf.step("gather", "t = u\ns = u_params", kernel="python3", inputs=["swept.u"], outputs=["t", "s"])
+    wf.step("job", "#!/bin/bash\n#SBATCH -n 1\necho from $0 > script.txt", after=["other"], files_out=["script.txt"])
+    wanted = ours(wf)
+    assert json.loads(wanted["env/v.json"]) == ["two words/x", "two words", "y"]
+    said = "\n".join(wf.to_yaml(tmp_path / "out", format=format_))
+    assert "nbclient must be installed" in said
+    if format_ == "cwl":
+        done = engine("cwltool", "--outdir", tmp_path / "o", tmp_path / "out/workflow.cwl", cwd=tmp_path)
+        found = of_cwl(wf, done.stdout)
+    else:
+        engine("snakemake", "-c2", cwd=tmp_path / "out")
+        found = of_snakemake(tmp_path / "out")
+    assert found == wanted
+
+
+def test_command_line_exports_a_run_with_its_times(kale_home, tmp_path):
+    wf = Workflow("eos", folder=tmp_path)
+    wf.step("a", "x = n", outputs=["x"], params={"n": 1})
+    wf.to_yaml(tmp_path / "eos.yaml")
+    run = wf.submit(params={"n": 2})
+    run.wait(timeout=DEADLINE_S)
+    engine("jupyter-kale", "export", "eos.yaml", "-o", "x.json", "--format", "wfformat", "--run", run.name, cwd=tmp_path)
+    assert json.loads((tmp_path / "x.json").read_text())["workflow"]["execution"]["tasks"][0]["id"] == "a"
+    engine("jupyter-kale", "export", "eos.yaml", "-o", "run.yaml", "--run", run.name, cwd=tmp_path)
+    assert "n: 2" in (tmp_path / "run.yaml").read_text()
+    said = engine("jupyter-kale", "export", "eos.yaml", "-o", "-", "--format", "cwl", cwd=tmp_path, code=2).stderr
+    assert "cwl can't go to stdout" in said

@@ -9,7 +9,7 @@ from kale_magic import Workflow
 from kale_magic.errors import UsageError, WorkflowError
 from kale_magic.formats import cwl, snakemake
 from kale_magic.formats.export import export
-from kale_magic.formats.losses import losses
+from kale_magic.formats.losses import _FEATURES, losses
 from kale_magic.formats.project import project_of
 from tests.unit.workflows import full_workflow
 
@@ -160,3 +160,10 @@ def test_a_file_name_that_cwltool_refuses_is_said(tmp_path):
     wf = Workflow("eos", folder=tmp_path)
     wf.step("a", "x = 1", files_in=["*.csv"])
     assert any("--relax-path-checks" in line for line in cwl.warnings(project_of(wf.model, tmp_path), is_folder=True))
+
+
+def test_a_feature_that_no_export_knows_yet_is_said_to_be_lost(monkeypatch):
+    wf = Workflow("eos")
+    wf.step("a", "x = 1", retries=2)
+    monkeypatch.delitem(_FEATURES, "retries")
+    assert losses(wf.model, frozenset(_FEATURES), "X") == ["X can't hold --retries (step a): left out"]

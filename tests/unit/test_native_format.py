@@ -11,6 +11,7 @@ from kale_magic.errors import FormatError
 from kale_magic.formats import native, to_notebook
 from kale_magic.formats._yaml_read import MAX_CHARS, Document
 from kale_magic.formats._yaml_write import write
+from kale_magic.model import codec
 from kale_magic.model.codec import workflow_to_dict
 from kale_magic.model.step import Axis, Step, StepKind
 from kale_magic.model.workflow import Workflow
@@ -288,3 +289,10 @@ def test_the_schema_is_a_schema_and_agrees_with_what_is_written():
 def test_the_schema_itself_refuses_what_import_refuses(change):
     data = {"schema": "kale-magic.org/v1", "name": "w", "steps": {"a": {"code": "x", **change}}}
     assert not native.validator().is_valid(data)
+
+
+def test_the_schema_knows_every_key_that_is_read():
+    known = native.schema()
+    assert set(known["$defs"]["step"]["properties"]) == set(codec._STEP_KEYS)
+    assert set(known["$defs"]["resources"]["properties"]) == set(codec._RESOURCE_KEYS)
+    assert set(known["properties"]) == {"schema", "name", *codec._TEXTS, "markdown", "common", "steps"}

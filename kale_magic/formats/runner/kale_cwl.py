@@ -132,7 +132,7 @@ def cwl_expression(text, context, script):
     if match:
         found = None if match[1] == "null" else context.get(match[1])
         for part in CWL_PART.finditer(match[2]):
-            key = next(group for group in part.groups() if group is not None)
+            key = re.sub(r"\\(.)", r"\1", next(group for group in part.groups() if group is not None))
             if part[4] is not None:
                 found = found[int(key)]
             elif key == "length" and isinstance(found, (list, str)):
@@ -209,7 +209,8 @@ def cwl_bind(kind, value, binding, lead, tail, context, script):
     """
     kind = cwl_choose(kind, value)
     inner = kind if isinstance(kind, dict) else {}
-    if binding is None:
+    is_list = isinstance(value, list) and inner.get("items") is not None
+    if binding is None and not is_list:
         binding = inner.get("inputBinding")
     key = lead
     if binding is not None:
@@ -221,7 +222,8 @@ def cwl_bind(kind, value, binding, lead, tail, context, script):
     quoted = (binding or {}).get("shellQuote", True)
     parts = []
     if isinstance(value, list) and inner.get("items") is not None and "itemSeparator" not in (binding or {}):
-        below = {} if binding is not None and not isinstance(inner["items"], dict) else None
+        own = isinstance(inner["items"], dict) and inner["items"].get("type") != "array" and "inputBinding" in inner["items"]
+        below = inner.get("inputBinding") or ({} if binding is not None and not own else None)  # an array's own is its items'
         parts = [part for number, item in enumerate(value) for part in cwl_bind(inner["items"], item, below, key, number, context, script)]
     elif isinstance(value, dict) and inner.get("type") == "record":
         for field in inner["fields"]:

@@ -48,9 +48,16 @@ def cwl_load(item, value, inputs, script):
         value = cwl_secondary(item, value, {"inputs": inputs, "self": value}, script)
         if item.get("loadContents") or (item.get("inputBinding") or {}).get("loadContents"):
             value = {**value, "contents": cwl_contents(value["path"])}
-    if isinstance(value, dict) and value.get("class") == "Directory" and item.get("loadListing", "no_listing") != "no_listing":
-        value = {**value, "listing": [cwl_path(os.path.join(value["path"], name)) for name in sorted(os.listdir(value["path"]))]}
+    wanted = item.get("loadListing", "no_listing")
+    if isinstance(value, dict) and value.get("class") == "Directory" and wanted != "no_listing":
+        value = cwl_listed(value, wanted == "deep_listing")
     return value
+
+
+def cwl_listed(folder, is_deep):
+    """Return a Directory with what is in it."""
+    inside = [cwl_path(os.path.join(folder["path"], name)) for name in sorted(os.listdir(folder["path"]))]
+    return {**folder, "listing": [cwl_listed(item, True) if is_deep and item["class"] == "Directory" else item for item in inside]}
 
 
 def cwl_contents(path):
@@ -246,6 +253,8 @@ def cwl_output(item, kind, context, script, folder, tool):
         names = [name for pattern in (patterns if isinstance(patterns, list) else [patterns])
                  for name in ([""] if pattern in {".", folder} else sorted(glob.glob(pattern, root_dir=folder, recursive=True)))]
         found = [cwl_path(os.path.join(folder, name) if name else folder) for name in dict.fromkeys(names)]
+        if binding.get("loadListing", "no_listing") != "no_listing":
+            found = [cwl_listed(one, binding["loadListing"] == "deep_listing") if one["class"] == "Directory" else one for one in found]
         if binding.get("loadContents"):
             found = [{**file, "contents": cwl_contents(file["path"])} for file in found]
     if "outputEval" in binding:
