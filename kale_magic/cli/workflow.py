@@ -81,7 +81,8 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
             return _tell_what_would_run(client, workflow, folder, arguments, console)
         submitted = submit(
             workflow, client=client, folder=folder, name=arguments.name, only=arguments.only, from_=arguments.from_,
-            to=arguments.to, params=dict(arguments.params), executor=executor, no_cache=arguments.no_cache,
+            to=arguments.to, params=dict(arguments.params), executor=executor,
+            no_cache=arguments.no_cache or arguments.engine != "kale",  # the engine runs the whole workflow
         )  # fmt: skip
         return _see_through(client, submitted.name, arguments, console)
 

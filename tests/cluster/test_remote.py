@@ -132,21 +132,6 @@ def test_state_of_a_lost_line_is_told_under_the_waiting_cell(cluster: Cluster, c
     assert any(m["msg_type"] == "execute_result" and m["content"]["data"]["text/plain"] == "42" for m in messages)
 
 
-def test_nothing_can_be_submitted_from_afar_yet(cluster: Cluster) -> None:
-    from kale_magic.client import Client
-
-    with cluster.hosts.laptop.here(), Client.connect(host="login") as client, pytest.raises(UsageError, match="Log in there and submit"):
-        client.submit({}, folder=".")
-
-
-def test_files_of_a_step_elsewhere_are_refused_with_a_way_out(cluster: Cluster, step: str) -> None:
-    run, _, name = step.partition("/")
-    with cluster.hosts.laptop.here(), connect(host="login") as kale:
-        for look in (lambda s: s.logs(), lambda s: s.pull("n")):
-            with pytest.raises(UsageError, match="are on login, and can't be read from here"):
-                look(kale.run(run)[name])
-
-
 @pytest.mark.parametrize(
     ("host", "words"),
     [("nowhere", "nowhere can't be reached: .*resolve hostname"), ("-oBad", "no name of a host")],
