@@ -29,10 +29,16 @@ RELEASE = "release"
 HOLD = "hold"
 SURVEY = "survey"
 FREEZE = "freeze"
+POOL_OPEN = "pool_open"
+POOL_LIST = "pool_list"
+POOL_CLOSE = "pool_close"
 QUEUE = "queue"
 MANAGER = "manager"
 SHUTDOWN = "shutdown"
-OPS = (SUBMIT, STATUS, RUNS, EVENTS, WHERE, FIND, CANCEL, STOP, RELEASE, HOLD, FREEZE, SURVEY, QUEUE, MANAGER, SHUTDOWN)
+OPS = (
+    SUBMIT, STATUS, RUNS, EVENTS, WHERE, FIND, CANCEL, STOP, RELEASE, HOLD, FREEZE, SURVEY, QUEUE, MANAGER, SHUTDOWN, POOL_OPEN, POOL_LIST,
+    POOL_CLOSE,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kale_magic import protocol
-from kale_magic.errors import ManagerError, StoreError, UnknownStepError, UsageError
+from kale_magic.errors import ManagerError, PoolError, StoreError, UnknownStepError, UsageError
 from kale_magic.executors import registry
 from kale_magic.manager.cache import Earlier
 from kale_magic.manager.context import RunContext
 from kale_magic.manager.graph import attempt_uuid, expand
+from kale_magic.manager.pools import unknown as no_such_pool
 from kale_magic.manager.submission import Submission
 from kale_magic.manager.views import run_line, run_text
 from kale_magic.model.run import Job, Verb
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from kale_magic.manager.context import StepBody
+    from kale_magic.manager.pools import Pools
     from kale_magic.manager.service import LiveRun, Service
     from kale_magic.model.run import Demand
 
@@ -51,12 +53,15 @@ class Requests:
         What ``manager`` answers beside the number of runs: pid, host, version, address, started_at.
     keys : Path, optional
         Where jobs on other hosts tell where their kernels are.
+    pools : Pools, optional
+        The allocations that are kept open.
     """
 
-    def __init__(self, service: Service, about: Mapping[str, Any], keys: Path | None = None) -> None:
+    def __init__(self, service: Service, about: Mapping[str, Any], keys: Path | None = None, pools: Pools | None = None) -> None:
         self._service = service
         self._about = about
         self._keys = keys
+        self._pools = pools
         self._submitting = asyncio.Lock()
         self._ops: dict[str, Callable[[dict[str, Any]], Awaitable[Any]]] = {
             protocol.SUBMIT: self._submit,
@@ -72,6 +77,9 @@ class Requests:
             protocol.FREEZE: self._freeze,
             protocol.QUEUE: self._queue,
             protocol.MANAGER: self._manager,
+            protocol.POOL_OPEN: self._pool_open,
+            protocol.POOL_LIST: self._pool_list,
+            protocol.POOL_CLOSE: self._pool_close,
         }
 
     async def handle(self, op: str, fields: dict[str, Any]) -> Any:
@@ -124,9 +132,15 @@ class Requests:
         demands = {}
         for name in chosen:
             step = submission.workflow.steps[name]
-            executor = self._service.executors[submission.executor_of(step)]
+            executor = self._service.executors.get(submission.executor_of(step))
+            if executor is None:
+                raise self._no_pool(submission.executor_of(step).removeprefix("pool:"))
             demands[name] = await executor.check(step)
         return demands
+
+    def _no_pool(self, name: str) -> PoolError:
+        known = [str(pool["name"]) for pool in self._pools.lines()] if self._pools is not None else []
+        return no_such_pool(name, known)
 
     def _made(self, submission: Submission) -> dict[str, str]:
         """Return the folders in which earlier runs of this workflow left the outputs that are needed; the newest count."""
@@ -211,11 +225,17 @@ class Requests:
             **answer,
             "state": job.state.value,
             "reason": reason,
-            "live": job.live,
+            "live": self._live(job),
             "folder": run.context.folder(job),
             "job": job.uuid or None,
             **self._reach(job, is_far=bool(fields.get("reach"))),
         }
+
+    def _live(self, job: Job) -> str | None:
+        """Return the folder of a job's kernel, once the job has told where that is if it is on another host."""
+        if job.live is None or not job.node or self._keys is None or (self._keys / f"{job.uuid}.json").exists():
+            return job.live
+        return None
 
     def _reach(self, job: Job, *, is_far: bool) -> dict[str, str]:
         """Return what a client needs besides the folder to get to a kernel that is not on its own host."""
@@ -273,7 +293,7 @@ class Requests:
         if wanted is not None:
             registry.check_name(wanted)
         lines = []
-        for name, executor in self._service.executors.items():
+        for name, executor in list(self._service.executors.items()):  # a pool may be closed meanwhile
             if name == wanted or (wanted is None and executor.queue()):
                 lines += [{"executor": name, **line} for line in await executor.survey(is_all=bool(fields.get("all")))]
         return lines
@@ -281,6 +301,25 @@ class Requests:
     async def _manager(self, fields: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002 - every op has fields
         executors = {name: executor.describe() for name, executor in self._service.executors.items()}
         return {**self._about, "runs": len(self._service.runs), "rss_bytes": _rss_bytes(), "executors": executors}
+
+    # -- pools -------------------------------------------------------------------------------------------
+
+    @property
+    def _all_pools(self) -> Pools:
+        if self._pools is None:
+            raise ManagerError("This manager has no pools.")
+        return self._pools
+
+    async def _pool_open(self, fields: dict[str, Any]) -> dict[str, Any]:
+        return await self._all_pools.open(fields)
+
+    async def _pool_list(self, fields: dict[str, Any]) -> list[dict[str, Any]]:  # noqa: ARG002 - every op has fields
+        return self._all_pools.lines()
+
+    async def _pool_close(self, fields: dict[str, Any]) -> dict[str, Any]:
+        answer = await self._all_pools.shut(_text(fields, "name") or "", is_now=bool(fields.get("now")))
+        await self._service.committed()
+        return answer
 
     # -- deeds -------------------------------------------------------------------------------------------
 
