@@ -8,7 +8,9 @@ once, and :meth:`Client.events` goes on after the last event it has seen.
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import sys
 import threading
 import time
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from kale_magic import config, protocol
 from kale_magic._open import open_connection
-from kale_magic.errors import ManagerError, ManagerUnavailable, UsageError
+from kale_magic.errors import ManagerError, ManagerUnavailable
 from kale_magic.model.events import Event
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ class Client:
         self._start = start
         self._timeout = timeout
         self._local = threading.local()
+        self._home_there: str | None = None
 
     @classmethod
     def connect(cls, *, host: str = "", start: bool = True, timeout: float = 30.0) -> Self:
@@ -150,33 +153,55 @@ class Client:
         SubmitError
             A step asks for more than the executor has, or the run's folder can't be written.
         """
-        if self.host:
-            raise UsageError(
-                f"Nothing can be submitted to {self.host} from here in this version: the files would have to be brought there.",
-                f"Log in there and submit; then look from here, with --host {self.host}.",
-            )
         from kale_magic._packages import installed
 
-        if environ is None:
+        if environ is None and not self.host:
             from kale_magic.model.environment import clean_environment
 
             environ, _ = clean_environment(os.environ)
         fields = {
             "workflow": workflow,
-            "folder": os.path.abspath(folder),
+            "folder": self.folder_there(folder),
             "name": name,
             "only": list(only),
             "from": list(from_),
             "to": list(to),
             "params": dict(params or {}),
             "executor": executor,
-            "python": python or sys.executable,
-            "environ": dict(environ),
-            "packages": installed() if python is None else {},
+            "python": python or ("" if self.host else sys.executable),
+            "environ": None if environ is None else dict(environ),
+            "packages": installed() if python is None and not self.host else {},
             **more,
             "token": token or os.urandom(16).hex(),  # so that asking again after a lost answer submits nothing twice
         }
         return self._ask_object(protocol.SUBMIT, fields)
+
+    def files(self, folder: str, patterns: Iterable[str], *, makes: bool = False) -> dict[str, dict[str, Any]]:
+        """Return files of the manager's host; see :func:`kale_magic.manager.listing.listing`."""
+        found = self._ask_object(protocol.FILES, {"folder": folder, "patterns": list(patterns), "make": makes})
+        return {str(name): dict(item) for name, item in found["files"].items()}
+
+    def folder_there(self, folder: str | Path) -> str:
+        """Return the workflow folder that the manager knows for one of ours: itself, or on a login host its counterpart.
+
+        That is ``NAME-XXXXXXXX`` in ``[hosts.H] folder`` of the configuration, ``~/kale`` if that says nothing; the
+        letters are of this machine's name and the path here.
+        """
+        path = os.path.abspath(folder)
+        if not self.host:
+            return path
+        if self._home_there is None:
+            self._home_there = str(self.manager()["home"])
+        known = self._settings.hosts.get(self.host)
+        base = (known.folder if known is not None else "") or "~/kale"
+        mark = hashlib.sha256(f"{os.uname().nodename}:{path}".encode()).hexdigest()[:8]
+        name = re.sub(r"[^\w.-]", "_", os.path.basename(path)) or "root"
+        return os.path.normpath(os.path.join(self._home_there, re.sub(r"^~(?=/|$)", self._home_there, base), f"{name}-{mark}"))
+
+    @property
+    def state_dir(self) -> Path:
+        """The state folder of this machine."""
+        return self._settings.state_dir
 
     def status(self, run: str | None = None) -> dict[str, Any]:
         """Return state and steps of a run (None: the newest) in the form of ``status --json``; raises UnknownRunError."""
@@ -184,7 +209,7 @@ class Client:
 
     def runs(self, folder: str | Path | None = None, limit: int = 100) -> list[dict[str, Any]]:
         """Return the runs of a workflow folder, or all, newest first."""
-        fields = {"folder": None if folder is None else os.path.abspath(folder), "limit": limit}
+        fields = {"folder": None if folder is None else self.folder_there(folder), "limit": limit}
         return self._ask_list(protocol.RUNS, fields)
 
     def where(self, run: str | None, step: str, point: int | None = None) -> dict[str, Any]:
@@ -195,7 +220,7 @@ class Client:
         self, step: str, workflow: str | None = None, folder: str | Path | None = None, *, is_below: bool = False
     ) -> list[dict[str, Any]]:
         """Return where a step is (as :meth:`where`) in each live run that has it and in the newest ended one, newest first."""
-        fields = {"step": step, "workflow": workflow, "folder": None if folder is None else os.path.abspath(folder)}
+        fields = {"step": step, "workflow": workflow, "folder": None if folder is None else self.folder_there(folder)}
         found = self._ask_list(protocol.FIND, {**fields, "below": is_below, **self._far})
         return [self._with_login(item) for item in found]
 
@@ -236,10 +261,11 @@ class Client:
 
         ``resources`` are fields of :class:`kale_magic.model.resources.Resources`.
         """
-        from kale_magic.model.environment import clean_environment
+        fields: dict[str, Any] = {"name": name, "executor": executor, "resources": dict(resources)}
+        if not self.host:  # there, what the manager has itself will do
+            from kale_magic.model.environment import clean_environment
 
-        environ, _ = clean_environment(os.environ)
-        fields = {"name": name, "executor": executor, "resources": dict(resources), "python": sys.executable, "environ": environ}
+            fields |= {"python": sys.executable, "environ": clean_environment(os.environ)[0]}
         return self._ask_object(protocol.POOL_OPEN, fields)
 
     def pools(self) -> list[dict[str, Any]]:

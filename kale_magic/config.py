@@ -20,10 +20,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HostSettings:
-    """What is to be known of a login host: a Python there that has Kale, and its KALE_HOME; empty: as a login finds it."""
+    """What is to be known of a login host: a Python there that has Kale, its KALE_HOME, and the folder for workflows.
+
+    Empty: as a login finds it, and ``~/kale``.
+    """
 
     python: str = ""
     home: str = ""
+    folder: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -143,7 +147,7 @@ def _hosts(table: dict[str, Any], path: Path) -> dict[str, HostSettings]:
         try:
             found[name] = HostSettings(**{key: str(value) for key, value in words.items()})
         except (TypeError, AttributeError) as exc:
-            raise ConfigError(f"{path}: hosts.{name} has what is no setting.", "Known in [hosts.NAME]: python, home.") from exc
+            raise ConfigError(f"{path}: hosts.{name} has what is no setting.", "Known in [hosts.NAME]: python, home, folder.") from exc
     return found
 
 

@@ -70,6 +70,7 @@ class Target:
     live: Path | None
     kind: str
     reach: Reach | None = None
+    client: Asks | None = None  # of the host that has its files, if that is another one
 
     @property
     def kernel(self) -> Path | Reach | None:
@@ -80,13 +81,20 @@ class Target:
 
     @property
     def files(self) -> Path:
-        """Its folder, to read from; raises UsageError if that is on another host."""
-        if self.reach is not None and self.reach.route.login:
-            raise UsageError(
-                f"The files of {self} are on {self.reach.route.host}, and can't be read from here in this version.",
-                "Look at its variables: %%kale_attach with --host.",
-            )
-        return self.folder
+        """Its folder, to read from; of a step on a login host, a copy of it here, without the values that it left.
+
+        Raises UsageError if the files can't be fetched.
+        """
+        return self.fetched()
+
+    def fetched(self, *patterns: str, is_fresh: bool = False) -> Path:
+        """Return its folder with those files in it that match; where they are here anyway, it has them all."""
+        if self.client is None:
+            return self.folder
+        from kale_magic.api import mirror
+
+        deeper = tuple(f"*/{pattern}" for pattern in mirror.SMALL) if self.point is None else ()
+        return mirror.fetch(self.client, str(self.folder), patterns or (*mirror.SMALL, *deeper), is_fresh=is_fresh)  # type: ignore[arg-type]
 
     @property
     def label(self) -> str:
@@ -230,7 +238,12 @@ def points_of(client: Asks, run: str, step: str) -> list[dict[str, object]]:
         raise UnknownStepError(f"Run {run} has no step {step}.", _suggest(step, status["steps"])) from None
     if not points:
         return []
-    return _points(Path(status["folder"]) / "workflow.yaml", step)
+    folder = Path(status["folder"])
+    if client.host:
+        from kale_magic.api import mirror
+
+        folder = mirror.fetch(client, str(folder), ("workflow.yaml",))  # type: ignore[arg-type]
+    return _points(folder / "workflow.yaml", step)
 
 
 @lru_cache(maxsize=64)
@@ -249,10 +262,10 @@ def where_in(client: Asks, run: str, step: str, point: int | None = None) -> Tar
         if exc.hint:
             raise
         raise UnknownStepError(exc.message, _suggest(step, client.status(run).get("steps", {}))) from exc
-    return _target(found)
+    return _target(found, client)
 
 
-def _target(found: Mapping[str, Any]) -> Target:
+def _target(found: Mapping[str, Any], client: Asks) -> Target:
     live = found.get("live")
     return Target(
         run=str(found["run"]),
@@ -264,6 +277,7 @@ def _target(found: Mapping[str, Any]) -> Target:
         live=Path(str(live)) if live else None,
         kind=str(found.get("kind") or "python"),
         reach=_reach(found),
+        client=client if client.host else None,
     )
 
 
@@ -278,7 +292,7 @@ def _reach(found: Mapping[str, Any]) -> Reach | None:
 
 
 def _newest_with(client: Asks, step: str, scope: Scope, *, is_acting: bool) -> Target:
-    found = [_target(item) for item in scope.find(client, step)]
+    found = [_target(item, client) for item in scope.find(client, step)]
     if not found:
         runs = scope.runs(client)
         if not runs:

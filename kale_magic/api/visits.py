@@ -242,7 +242,7 @@ class Visits:
             raise UsageError(f"{bad[0]!r} is no name of a variable.", "Pull names, and compute here.")
         if target.live is not None and target.kind not in _NO_KERNEL:
             return self._pull_live(target, names)
-        folders = _output_folders(target)
+        folders = _output_folders(target, names)
         rows = [[files.load(folder, name, where=str(target)) for folder in folders] for name in names]
         return rows if _is_sweep(target) else [row[0] for row in rows]
 
@@ -310,14 +310,20 @@ class Visits:
         return found
 
     def _pull_live(self, target: Target, names: Sequence[str]) -> list[Any]:
-        here = live_folder(target) if target.reach is None else target.files / "pulled"  # a node's own disk is not ours
-        folder = here / f"pull-{uuid.uuid4().hex[:12]}"
+        name = f"pull-{uuid.uuid4().hex[:12]}"
+        there = live_folder(target) if target.reach is None else target.folder / "pulled"  # a node's own disk is not ours
+        folder = there / name
         arguments = f"globals(), {list(names)!r}, {str(folder)!r}"
         try:
             self._ask(target, f"__import__('kale_proxy.look', fromlist=['_']).save({arguments})")
-            return [files.load(folder, name, where=str(target)) for name in names]
+            here = folder if target.client is None else target.fetched(f"pulled/{name}/*") / "pulled" / name
+            try:
+                return [files.load(here, wanted, where=str(target)) for wanted in names]
+            finally:
+                shutil.rmtree(here, ignore_errors=True)
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            if target.client is not None:
+                self._ask(target, f"__import__('shutil').rmtree({str(folder)!r}, ignore_errors=True)")
 
     def _ask(self, target: Target, code: str) -> str:
         printed: list[str] = []
@@ -382,15 +388,18 @@ def _is_sweep(target: Target) -> bool:
     return target.point is None and not (target.files / "outputs").exists() and (target.files / "0").is_dir()
 
 
-def _output_folders(target: Target) -> list[Path]:
+def _output_folders(target: Target, names: Sequence[str]) -> list[Path]:
     if not target.is_final:
         raise UsageError(f"{target} {target.doing}: it has no values yet.", f"Wait for it: %kale_wait {target}")
     if target.state in _OVER:
         raise UsageError(f"{target} {target.doing}: it has left no values.", f"See what it printed: %kale_logs {target}")
-    if not _is_sweep(target):
-        return [target.files / "outputs"]
-    numbers = sorted(int(folder.name) for folder in target.files.iterdir() if folder.name.isdigit())
-    return [target.files / str(number) / "outputs" for number in numbers]
+    is_sweep = _is_sweep(target)
+    wanted = [f"outputs/{name}.*" for name in (*names, "index")]
+    base = target.fetched(*(f"*/{pattern}" for pattern in wanted)) if is_sweep else target.fetched(*wanted)
+    if not is_sweep:
+        return [base / "outputs"]
+    numbers = sorted(int(folder.name) for folder in base.iterdir() if folder.name.isdigit())
+    return [base / str(number) / "outputs" for number in numbers]
 
 
 def _error_of(reply: dict[str, Any]) -> str:

@@ -41,9 +41,10 @@ class Workflow:
     """
 
     def __init__(
-        self, name: str, *, executor: str | None = None, description: str = "", folder: str | Path | None = None
+        self, name: str, *, executor: str | None = None, description: str = "", folder: str | Path | None = None, host: str = ""
     ) -> None:
         check_name(name, "workflow")
+        self._host = host
         self._folder = Path(folder) if folder is not None else Path()
         self._model = WorkflowModel(name=name, executor=executor, description=description)
 
@@ -187,6 +188,10 @@ class Workflow:
         if pool and executor:
             raise UsageError("pool and executor exclude each other.", f"The executor of pool {pool} was chosen when it was opened.")
         more: dict[str, Any] = {"pool": pool} if pool else {}
+        if client is None and self._host:
+            from kale_magic.client import Client as RealClient
+
+            client = RealClient.connect(host=self._host)
         return submit(
             self._model,
             client=client,
@@ -271,6 +276,10 @@ def submit(
 
     check_params(workflow, params or {})
     client = client or RealClient.connect()
+    if client.host:
+        from kale_magic.api.stage import stage
+
+        stage(client, workflow, Path(folder))
     answer = client.submit(
         workflow_to_dict(workflow),
         folder=folder,

@@ -75,6 +75,7 @@ def _add_workflow_commands(commands: Any) -> None:
         commands, "run", "workflow:run", "run a workflow and wait for it", json=True,
         more="Of a notebook, the %%kale_ cells are read; nothing of the notebook itself is run.",
     )  # fmt: skip
+    _add_host(run)
     run.add_argument("file", metavar="NOTEBOOK|YAML")
     run.add_argument("--executor", metavar="E", help="where the jobs run, if a step does not say")
     run.add_argument(
@@ -156,6 +157,7 @@ def _add_look_commands(commands: Any) -> None:
     queue.add_argument("--executor", metavar="E", help="the queue of this batch system itself, your jobs: slurm")
     queue.add_argument("--all", action="store_true", help="everybody's jobs in it")
     logs = _add(commands, "logs", "look:logs", "print what a step printed", more=_STEP)
+    _add_host(logs)
     logs.add_argument("step", metavar="STEP")
     kind = logs.add_mutually_exclusive_group()
     kind.add_argument("--stderr", action="store_true", help="its stderr instead of its stdout")
@@ -284,10 +286,12 @@ def _add_pool_commands(commands: Any) -> None:
     for name in ("queue", "account", "qos", "constraint", "reservation"):
         open_.add_argument(f"--{name}", metavar=name[0].upper(), help=f"as for a step: {name}")
     open_.add_argument("--native", metavar="LINE", action="append", help="a line for the batch system as it stands")
-    _add(parts, "list", "pool:list_", "list them: state, nodes, time left, what runs in them", json=True)
+    listed = _add(parts, "list", "pool:list_", "list them: state, nodes, time left, what runs in them", json=True)
     close = _add(parts, "close", "pool:close", "close a pool when what was submitted to it has ended", json=True)
     close.add_argument("name", metavar="NAME")
     close.add_argument("--now", action="store_true", help="cancel that instead")
+    for part in (open_, listed, close):
+        _add_host(part)
 
 
 def _add_care_commands(commands: Any) -> None:

@@ -111,7 +111,7 @@ def logs(arguments: argparse.Namespace, console: Console) -> int:
     from kale_magic.api.find import find_step
 
     name = "job.sh" if arguments.script else "stderr.log" if arguments.stderr else "stdout.log"
-    with Client.connect() as client:
+    with Client.connect(host=arguments.host) as client:
         target = find_step(client, arguments.step, here(client))
         jobs = [target] if arguments.script and (target.files / name).exists() else _jobs(client, target)
         if arguments.follow and len(jobs) == 1:
@@ -197,7 +197,7 @@ def _follow_log(client: Client, job: Target, name: str, tail: int | None) -> int
         write(sys.stdout, files.log(job.files, name, tail))
     while True:
         state = where_in(client, job.run, job.step, job.point).state  # before reading, so that nothing is missed
-        at = _print_from(path, at)
+        at = _print_from(job.fetched(is_fresh=state in STEP_ENDED) / name, at)
         if state in STEP_ENDED:
             return Exit.OK
         time.sleep(_LOOKS_S)

@@ -20,7 +20,7 @@ def open_(arguments: argparse.Namespace, console: Console) -> int:
     from kale_magic.api.pools import open_pool
 
     asked = {name: value for name in _ASKED if (value := getattr(arguments, name)) is not None}
-    with Client.connect() as client:
+    with Client.connect(host=arguments.host) as client:
         found = open_pool(client, arguments.name, arguments.executor, **asked)
     if console.is_json:
         console.data(found)
@@ -28,11 +28,11 @@ def open_(arguments: argparse.Namespace, console: Console) -> int:
     return Exit.OK
 
 
-def list_(_: argparse.Namespace, console: Console) -> int:
+def list_(arguments: argparse.Namespace, console: Console) -> int:
     """List the pools."""
     from kale_magic.render.pools import pools_text
 
-    with Client.connect() as client:
+    with Client.connect(host=arguments.host) as client:
         found = client.pools()
     if console.is_json:
         console.data(found)
@@ -43,7 +43,7 @@ def list_(_: argparse.Namespace, console: Console) -> int:
 
 def close(arguments: argparse.Namespace, console: Console) -> int:
     """Close a pool."""
-    with Client.connect() as client:
+    with Client.connect(host=arguments.host) as client:
         found = client.close_pool(arguments.name, is_now=arguments.now)
     if console.is_json:
         console.data(found)

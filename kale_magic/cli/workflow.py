@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     if arguments.pool and (arguments.executor or arguments.engine != "kale"):
         raise UsageError("--pool excludes --executor and --engine.", "The executor of a pool was chosen when it was opened.")
     executor = arguments.executor if arguments.engine == "kale" else _engine(workflow, arguments)
-    with Client.connect() as client:
+    with Client.connect(host=arguments.host) as client:
         if arguments.dry_run:
             return _tell_what_would_run(client, workflow, folder, arguments, console)
         submitted = submit(
@@ -150,7 +150,7 @@ def _see_through(client: Client, name: str, arguments: argparse.Namespace, conso
     if console.is_json:
         console.data(run_object(found))
     else:
-        _sum_up(found, console)
+        _sum_up(_with_notebooks_here(client, found), console)
     return Exit.OK if found["state"] == "completed" else Exit.FAILED
 
 
@@ -165,6 +165,15 @@ def _sum_up(found: dict[str, Any], console: Console) -> None:
             console.say(f"  {_shortest(path)}")
         if len(notebooks) > _SHOWN_NOTEBOOKS:
             console.say(f"  ... {len(notebooks)} in all, in {_shortest(Path(found['folder']) / 'steps')}")
+
+
+def _with_notebooks_here(client: Client, found: dict[str, Any]) -> dict[str, Any]:
+    """Return a run's status with a folder here that has its executed notebooks."""
+    if not client.host:
+        return found
+    from kale_magic.api import mirror
+
+    return {**found, "folder": str(mirror.fetch(client, found["folder"], ("steps/*/step.ipynb", "steps/*/*/step.ipynb")))}
 
 
 def executed_notebooks(found: dict[str, Any]) -> Iterator[Path]:

@@ -136,6 +136,7 @@ SPECS: dict[str, Spec] = {
         (Positional("NAME", "the workflow's name", is_required=False),),
         (
             _EXECUTOR,
+            Option("host", Kind.TEXT, "login host whose manager runs it: a Host of your ssh configuration; '' is this machine", "H"),
             Option("dir", Kind.TEXT, "folder of the workflow and its runs", "PATH"),
             Option("describe", Kind.TEXT, "a line of description", "TEXT"),
             Option("remove", Kind.NAMES, "steps to take out, as if they had not been declared", "A,B"),

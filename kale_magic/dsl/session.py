@@ -37,6 +37,7 @@ class Declarations:
         self._unnamed: str | None = name
         self._current = name
         self._workflows: dict[str, Workflow] = {name: Workflow(name=name)}
+        self._hosts: dict[str, str] = {}
 
     @property
     def workflow(self) -> Workflow:
@@ -74,7 +75,7 @@ class Declarations:
             raise UsageError(f"{magic} declares nothing.")
         given = parse(name, line, is_cell=name != "workflow")
         if name == "workflow":
-            said = self.start(given.name, executor=given.executor, directory=given.dir, description=given.describe)
+            said = self.start(given.name, executor=given.executor, directory=given.dir, description=given.describe, host=given.host)
             return f"{self.remove(given.remove)}; {summary(self.workflow)}" if given.remove else said
         if body is None:
             raise UsageError(f"%kale_{name} needs a cell.", f"Write %%kale_{name} at the top of the cell.")
@@ -91,16 +92,20 @@ class Declarations:
         executor: str | None = None,
         directory: str | None = None,
         description: str | None = None,
+        host: str | None = None,
     ) -> str:
         """Start or select a workflow, or without a name change the present one; what is None stays as it was.
 
+        ``host`` is the login host whose manager runs it, a Host of the ssh configuration; empty: this machine's. It is
+        the person's, so it is not written into the workflow.
         What was declared before the first workflow had a name belongs to it.
         """
         changes = {"executor": executor, "directory": directory, "description": description}
         kept = {key: value for key, value in changes.items() if value is not None}
         if name is None:
             self._workflows[self._current] = replace(self.workflow, **kept)  # type: ignore[arg-type]
-            return summary(self.workflow)
+            self._set_host(host)
+            return summary(self.workflow) + self._on_host()
         check_name(name, "workflow")
         clash = next((other for other in self._workflows if other.lower() == name.lower() and other != name), None)
         if clash is not None and clash != self._unnamed:
@@ -113,7 +118,20 @@ class Declarations:
             self._workflows[name] = Workflow(name=name)
         self._current = name
         self._workflows[name] = replace(self.workflow, **kept)  # type: ignore[arg-type]
-        return f"{summary(self.workflow)} {'started' if is_new else 'selected'}"
+        self._set_host(host)
+        return f"{summary(self.workflow)} {'started' if is_new else 'selected'}{self._on_host()}"
+
+    @property
+    def host(self) -> str:
+        """The login host whose manager runs the present workflow; empty: this machine's."""
+        return self._hosts.get(self._current, "")
+
+    def _set_host(self, host: str | None) -> None:
+        if host is not None:
+            self._hosts[self._current] = host
+
+    def _on_host(self) -> str:
+        return f", on {self.host}" if self.host else ""
 
     def add_step(self, step: Step) -> str:
         """Add or replace a step."""

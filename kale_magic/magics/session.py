@@ -6,6 +6,7 @@ Also the place of the settings that ``%config KaleMagics`` shows. The commands g
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +50,9 @@ class KaleMagics(Configurable):  # type: ignore[misc] # traitlets is not typed
 
     @property
     def client(self) -> Client:
-        """The manager, started if none runs."""
+        """The manager, started if none runs: this machine's, or that of the workflow's host."""
+        if host := self.declarations.host:
+            return self.visits_on(host).client  # type: ignore[return-value]
         if self._client is None:
             from kale_magic.client import Client
 
@@ -65,7 +68,9 @@ class KaleMagics(Configurable):  # type: ignore[misc] # traitlets is not typed
         from kale_magic import config
         from kale_magic.client import Client
 
-        return Client(config.load(), start=False) if isinstance(self.client, Client) else self.client
+        if not isinstance(self.client, Client):
+            return self.client
+        return Client(replace(config.load(), host=self.declarations.host), start=False)
 
     @property
     def declarations(self) -> Declarations:
@@ -96,6 +101,8 @@ class KaleMagics(Configurable):  # type: ignore[misc] # traitlets is not typed
     @property
     def visits(self) -> Visits:
         """The visitors this notebook keeps open, by step."""
+        if host := self.declarations.host:
+            return self.visits_on(host)
         if self._visits is None:
             from kale_magic.api.visits import Visits
 

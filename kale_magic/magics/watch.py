@@ -186,6 +186,7 @@ def _follow(session: KaleMagics, target: Target, name: str, tail: int | None) ->
     try:
         while True:
             target = where_in(session.client, target.run, target.step, target.point)
+            path = target.fetched(is_fresh=target.is_final) / name
             if path.exists() and path.stat().st_size > done:
                 with path.open("rb") as stream:
                     stream.seek(done)

@@ -8,9 +8,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import sys
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+from kale_magic import protocol
 from kale_magic.errors import PoolError, SubmitError, UsageError
 from kale_magic.executors._pool_pilots import LocalPilots, SlurmPilots
 from kale_magic.executors._pool_record import PREFIX, PoolBook, PoolRecord
@@ -22,7 +24,7 @@ from kale_magic.model.resources import Resources
 from kale_magic.model.step import STEP_NAME
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from kale_magic.abc import Clock, Executor
     from kale_magic.config import Settings
@@ -85,6 +87,18 @@ class Pools:
         pool.is_needed = lambda: self._is_needed(record.name)
         pool.keeper.on_closed = lambda: self._forget(pool)
         return pool
+
+    def ops(self) -> dict[str, Callable[[dict[str, Any]], Awaitable[Any]]]:
+        """Return what clients may ask, by the words of the protocol."""
+        return {protocol.POOL_OPEN: self.open, protocol.POOL_LIST: self._list, protocol.POOL_CLOSE: self._close}
+
+    async def _list(self, _: dict[str, Any]) -> list[dict[str, Any]]:
+        return self.lines()
+
+    async def _close(self, words: dict[str, Any]) -> dict[str, Any]:
+        answer = await self.shut(str(words.get("name") or ""), is_now=bool(words.get("now")))
+        await self._service.committed()
+        return answer
 
     # -- requests --------------------------------------------------------------------------------------------
 
@@ -160,10 +174,10 @@ class Pools:
         same = [pool.record.name for pool in self._all() if pool.record.name != name and pool.record.name.casefold() == name.casefold()]
         if same:
             raise PoolError(f"Pool {name} differs from pool {same[0]} only in case.", "Choose another name.")
-        environ, _ = clean_environment({str(key): str(value) for key, value in dict(words.get("environ") or {}).items()})
-        python = str(words.get("python") or "")
+        environ, _ = clean_environment({str(key): str(value) for key, value in dict(words.get("environ") or os.environ).items()})
+        python = str(words.get("python") or sys.executable)
         if not os.access(python, os.X_OK):
-            raise UsageError(f"The interpreter of the pool, {python or 'none'}, can't be run.")
+            raise UsageError(f"The interpreter of the pool, {python}, can't be run.")
         return PoolRecord(
             name=name, executor=executor, resources=_resources(words.get("resources") or {}), python=python, environ=environ,
             opened_at=iso(self._clock.now()), pilot="",

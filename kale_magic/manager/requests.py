@@ -22,6 +22,7 @@ from kale_magic.executors import registry
 from kale_magic.manager.cache import Earlier
 from kale_magic.manager.context import RunContext
 from kale_magic.manager.graph import attempt_uuid, expand
+from kale_magic.manager.listing import listing
 from kale_magic.manager.pools import unknown as no_such_pool
 from kale_magic.manager.submission import Submission
 from kale_magic.manager.views import run_line, run_text
@@ -74,12 +75,11 @@ class Requests:
             protocol.RELEASE: self._release,
             protocol.HOLD: self._hold,
             protocol.SURVEY: self._survey,
+            protocol.FILES: self._files,
             protocol.FREEZE: self._freeze,
             protocol.QUEUE: self._queue,
             protocol.MANAGER: self._manager,
-            protocol.POOL_OPEN: self._pool_open,
-            protocol.POOL_LIST: self._pool_list,
-            protocol.POOL_CLOSE: self._pool_close,
+            **(pools.ops() if pools is not None else {}),
         }
 
     async def handle(self, op: str, fields: dict[str, Any]) -> Any:
@@ -287,6 +287,12 @@ class Requests:
                 })  # fmt: skip
         return lines
 
+    async def _files(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """Tell of files on this host, for a client that has no view of them."""
+        patterns = [str(item) for item in fields.get("patterns") or ()]
+        found = await asyncio.to_thread(listing, _text(fields, "folder") or "", patterns, makes=bool(fields.get("make")))
+        return {"files": found}
+
     async def _survey(self, fields: dict[str, Any]) -> list[dict[str, Any]]:
         """Return the batch system's own queue, of the executors that have live jobs or of the one named."""
         wanted = _text(fields, "executor")
@@ -300,26 +306,7 @@ class Requests:
 
     async def _manager(self, fields: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002 - every op has fields
         executors = {name: executor.describe() for name, executor in self._service.executors.items()}
-        return {**self._about, "runs": len(self._service.runs), "rss_bytes": _rss_bytes(), "executors": executors}
-
-    # -- pools -------------------------------------------------------------------------------------------
-
-    @property
-    def _all_pools(self) -> Pools:
-        if self._pools is None:
-            raise ManagerError("This manager has no pools.")
-        return self._pools
-
-    async def _pool_open(self, fields: dict[str, Any]) -> dict[str, Any]:
-        return await self._all_pools.open(fields)
-
-    async def _pool_list(self, fields: dict[str, Any]) -> list[dict[str, Any]]:  # noqa: ARG002 - every op has fields
-        return self._all_pools.lines()
-
-    async def _pool_close(self, fields: dict[str, Any]) -> dict[str, Any]:
-        answer = await self._all_pools.shut(_text(fields, "name") or "", is_now=bool(fields.get("now")))
-        await self._service.committed()
-        return answer
+        return {**self._about, "runs": len(self._service.runs), "rss_bytes": _rss_bytes(), "home": os.path.expanduser("~"), "python": sys.executable, "executors": executors}
 
     # -- deeds -------------------------------------------------------------------------------------------
 

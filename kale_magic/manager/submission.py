@@ -10,6 +10,7 @@ import os
 import secrets
 import shutil
 import socket
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,7 +53,7 @@ class Submission:
         self.executor = _text(fields, "executor")
         if (pool := _text(fields, "pool")) is not None:
             self.executor = f"pool:{pool}"
-        self.python = _text(fields, "python") or ""
+        self.python = _text(fields, "python") or sys.executable
         self.params = {str(key): str(value) for key, value in dict(fields.get("params") or {}).items()}
         self.is_dry = bool(fields.get("dry"))
         self.is_cached = not fields.get("no_cache")
@@ -66,7 +67,8 @@ class Submission:
         self.git: dict[str, Any] = {}
         self.files: dict[str, dict[str, str]] = {}
         self.selection = [tuple(map(str, fields.get(key) or ())) for key in ("only", "from", "to")]
-        given = {str(key): str(value) for key, value in dict(fields.get("environ") or {}).items()}
+        environ = fields.get("environ")  # None: the client is on another host, whose variables mean nothing here
+        given = {str(key): str(value) for key, value in dict(os.environ if environ is None else environ).items()}
         self.environ, self.stripped = clean_environment(given)
         self._data = fields.get("workflow")
         self.workflow: Workflow

@@ -183,7 +183,7 @@ class Cluster:
 def cluster(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     """A fresh Kale on both; this process's environment is the laptop's."""
     with private_kale() as there, private_kale() as laptop:
-        (laptop / "config.toml").write_text(f'[hosts.login]\npython = "{sys.executable}"\nhome = "{there}"\n')
+        (laptop / "config.toml").write_text(f'[hosts.login]\npython = "{sys.executable}"\nhome = "{there}"\nfolder = "{there}/kale"\n')
         made = Cluster(hosts, laptop, there)
         monkeypatch.setenv("KALE_SSH", f"ssh -F {hosts.ssh_config}")
         dialers.default.cache_clear()

@@ -238,6 +238,7 @@ class Hosts:
             "PidFile none",
             "StrictModes no",
             "UsePAM no",
+            "Subsystem sftp internal-sftp",
             "PermitRootLogin yes",
             "MaxSessions 200",
             "MaxStartups 200",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
+import time
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -15,7 +17,7 @@ from kale_magic.errors import PoolError, SubmitError
 
 if TYPE_CHECKING:
     from kale_magic import Run
-    from tests.cluster.conftest import Login
+    from tests.cluster.conftest import Cluster, Login
 
 pytestmark = [pytest.mark.slurm]
 
@@ -240,3 +242,14 @@ def test_allocations_of_a_killed_manager_that_no_pool_knows_are_cancelled_and_th
     assert login.client.pools() == []
     login.until(lambda: job not in login.squeue("%i"))
     assert other in login.squeue("%i")
+
+
+def test_a_pool_of_the_cluster_is_opened_listed_and_closed_from_the_laptop(cluster: Cluster) -> None:
+    assert "Pool fast is waiting" in cluster.kale("pool", "open", "fast", "--host", "login", "--cpus", "1", "--walltime", "00:05:00").stdout
+    deadline = time.monotonic() + 60
+    while (line := json.loads(cluster.kale("pool", "list", "--json", "--host", "login").stdout)[0])["state"] != "idle":
+        assert time.monotonic() < deadline, line
+    assert line["executor"] == "slurm"
+    cluster.kale("pool", "close", "fast", "--host", "login")
+    while json.loads(cluster.kale("pool", "list", "--json", "--host", "login").stdout):
+        assert time.monotonic() < deadline

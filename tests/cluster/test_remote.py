@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
+import os
+import shutil
 import subprocess
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from jupyter_client import BlockingKernelClient
 
+from kale_magic import Workflow
+from kale_magic.api import mirror
 from kale_magic.api.connection import connect
+from kale_magic.client import Client
 from kale_magic.errors import ManagerUnavailable, UsageError
 from kale_proxy.places import socket_dir
 from tests.cluster.conftest import end_masters
@@ -20,8 +28,7 @@ from tests.cluster.test_node_steps import connection
 from tests.integration.test_relay import evaluate, shown, text, wait_until_ready
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
     from tests.cluster.conftest import Cluster
 
@@ -194,3 +201,93 @@ def test_step_that_is_over_says_so_from_afar(cluster: Cluster) -> None:
     assert "has completed: its kernel is gone" in said
 
 
+
+
+def test_workflow_goes_up_from_the_laptop_and_its_results_come_back(cluster: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "it's [1].csv").write_text("1\n2\n3\n")
+    (tmp_path / "secret.txt").write_text("stays here")
+    wf = Workflow("eos", folder=tmp_path, host="login")
+    read = "import glob, os\n[name] = glob.glob('data/*')\nrows = [int(row) for row in open(name)]\nthere = os.listdir('.')\nhost = os.uname().nodename\nprint(len(rows))"
+    wf.step("read", read, outputs=["rows", "there", "host"], files_in=["data/*.csv"])
+    wf.step("square", "import numpy as np\nvalue = np.arange(n) ** 2", each={"n": "[2, 3]"}, outputs=["value"])
+    wf.step("total", "total = sum(rows) + sum(int(v.sum()) for v in value)", outputs=["total"])
+    with cluster.hosts.laptop.here():
+        run = wf.submit()
+        assert run.wait(timeout=60) == "completed", run.status()
+        assert run["total"].pull("total") == 6 + 1 + 5
+        assert run["read"].pull("rows", "host") == ([1, 2, 3], "login")
+        assert "secret.txt" not in run["read"].pull("there")
+        assert [list(value) for value in run["square"].pull("value")] == [[0, 1], [0, 1, 4]]
+        assert run["read"].logs() == "3\n"
+        assert "kale_proxy run" in run["read"].script()
+        assert {item["name"] for item in run["read"].variables()} == {"rows", "there", "host"}
+        assert not [path for path in (cluster.laptop / "hosts").rglob("*") if path.is_file() and path.stat().st_mode & 0o077 and path.name != "login.json"]
+
+
+def test_files_that_are_there_are_not_sent_again_and_a_cut_transfer_goes_on(cluster: Cluster, tmp_path: Path) -> None:
+    data = os.urandom(3 << 20)
+    (tmp_path / "big.bin").write_bytes(data)
+    with cluster.hosts.laptop.here(), Client.connect(host="login") as client:
+        there = client.folder_there(tmp_path)
+        files = {"big.bin": tmp_path / "big.bin"}
+        digest = hashlib.sha256(data).hexdigest()
+        Path(there).mkdir(parents=True)
+        part = Path(there, f"big.bin.kale-part-{digest[:12]}")
+        part.write_bytes(data[: 1 << 20])  # what a cut connection left
+        assert mirror.upload(client, there, files) == len(data)
+        assert Path(there, "big.bin").read_bytes() == data
+        assert not part.exists()
+        assert mirror.upload(client, there, files) == 0
+        part.write_bytes(b"something else")
+        Path(there, "big.bin").unlink()
+        with pytest.raises(UsageError, match=r"big.bin did not arrive whole on login\. Submit again"):
+            mirror.upload(client, there, files)
+        assert mirror.upload(client, there, files) == len(data)
+        shutil.rmtree(there)
+
+
+def test_values_of_a_running_step_come_back_too(cluster: Cluster, tmp_path: Path) -> None:
+    wf = Workflow("eos", folder=tmp_path, host="login")
+    wf.step("md", "import time\nn = list(range(1000))\nwhile True:\n    time.sleep(0.01)")
+    with cluster.hosts.laptop.here():
+        run = wf.submit()
+        with contextlib.closing(run["md"]._visits):
+            deadline = time.monotonic() + 30
+            while run["md"].target().kernel is None:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            assert run["md"].pull("n") == list(range(1000))
+        assert not list(run["md"].target().folder.glob("pulled/*"))
+        run.cancel()
+        run.wait(timeout=30)
+
+
+def test_command_line_runs_a_workflow_on_the_login_host(cluster: Cluster, tmp_path: Path) -> None:
+    wf = Workflow("eos")
+    wf.step("say", "import os, time\nfor i in range(20):\n    print('line', i, flush=True)\n    time.sleep(0.02)\nhost = os.uname().nodename", outputs=["host"])
+    wf.to_yaml(tmp_path / "eos.yaml")
+    done = cluster.kale("run", str(tmp_path / "eos.yaml"), "--host", "login", "--name", "far-1")
+    [notebook] = [line.strip() for line in done.stdout.splitlines() if line.strip().endswith("step.ipynb")]
+    assert "line 19" in (cluster.laptop / notebook).read_text()  # a copy here
+    logs = cluster.kale("logs", "far-1/say", "--follow", "--host", "login").stdout
+    assert logs.splitlines() == [f"line {number}" for number in range(20)]
+    assert "far-1" in cluster.kale("status", "far-1", "--host", "login").stdout
+
+
+def test_notebook_whose_workflow_is_on_the_login_host(
+    cluster: Cluster, notebook_runner: Callable[..., Any], cell_text: Callable[[Any], str]
+) -> None:
+    with contextlib.suppress(shutil.SameFileError):
+        shutil.copy(cluster.laptop / "config.toml", os.environ["KALE_HOME"])
+    cells = [
+        "%load_ext kale_magic", "%kale_workflow eos --host login", "%%kale_step a --outputs host\nimport os\nhost = os.uname().nodename\nprint('there', host)",
+        "%kale_submit --wait", "%kale_logs a", "%kale_pull a host\nprint(host)", "%kale_status", "%kale_logs a --follow",
+    ]  # fmt: skip
+    with cluster.hosts.laptop.here():
+        said = [cell_text(cell) for cell in notebook_runner(cells).cells]
+    assert said[1].endswith("started, on login\n")
+    assert said[4] == "there login\n"
+    assert said[5].endswith("login\n")
+    assert "completed" in said[6]
+    assert said[7] == "there login\n"

@@ -134,6 +134,22 @@ class OpenSSH:
         master = self._master(target, deadline)
         return self._run(["-o", "BatchMode=yes", *_PLAIN, *master.options, target.host, command], target, deadline)
 
+    def sftp(self, target: Target, lines: Sequence[str], deadline: float) -> None:
+        """Have sftp do what ``lines`` say (sftp(1), BATCH); it ends at the first line that fails, unless that begins with ``-``.
+
+        Raises
+        ------
+        TunnelError
+            As :meth:`forward`; also when a line fails, with sftp's words.
+        """
+        master = self._master(target, deadline)
+        program = os.path.join(os.path.dirname(self.command[0]), "sftp")
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8", errors="surrogateescape", dir=self.folder) as batch:
+            batch.write("\n".join([*lines, ""]))
+            batch.flush()
+            options = ["-o", "BatchMode=yes", "-o", f"ControlPath={str(master.path).replace('%', '%%')}", "-q", "-b", batch.name]
+            self._run([*options, target.host], target, deadline, program=program)
+
     def has_master(self, target: Target) -> bool:
         """Tell whether a stream to the host needs no login now."""
         return self._living(target, Mux.check, time.monotonic() + _CHECK_S) is not None
@@ -218,9 +234,9 @@ class OpenSSH:
 
     # -- the program
 
-    def _run(self, words: Sequence[str], target: Target, deadline: float, *, may_ask: bool = False) -> str:
-        """Run ssh to its end and return what it printed; raises TunnelError as explain()."""
-        argv = [*self.command, *_QUIET, *words]
+    def _run(self, words: Sequence[str], target: Target, deadline: float, *, may_ask: bool = False, program: str = "") -> str:
+        """Run ssh, or ``program`` with its options, to its end and return what it printed; raises TunnelError as explain()."""
+        argv = [program or self.command[0], *self.command[1:], *_QUIET, *words]
         left = max(0.1, deadline - time.monotonic())
         # To files: a master that stays in the background would hold pipes open.
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
