@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kale_magic.errors import SubmitError
@@ -35,6 +36,15 @@ _NODE_LOST_S = 30.0
 _MOST_FRUITLESS = 3  # allocations in a row that ended without any step given to them
 
 
+@dataclass(slots=True)
+class _Apart:
+    """A node that can't be joined: since when, when to try again, and whether it counts as gone."""
+
+    since: float
+    again_at: float = 0.0
+    is_told: bool = False
+
+
 class Keeper:
     """See the module.
 
@@ -55,7 +65,7 @@ class Keeper:
         self.links: dict[str, Link] = {}
         self.on_closed: Callable[[], object] = lambda: None
         self._nodes: tuple[str, ...] = ()
-        self._apart_since: dict[str, float] = {}  # nodes that no stream leads to
+        self._apart: dict[str, _Apart] = {}  # nodes that no stream leads to
         self._ends_at: float | None = None
         self._words = ""
         self._end_words = ""
@@ -115,8 +125,9 @@ class Keeper:
         return None if self._ends_at is None else max(0.0, self._ends_at - time.monotonic())
 
     def is_complete(self) -> bool:
-        """Whether every node is joined, and every supervisor there has said what it knows."""
-        links = [self.links.get(node) for node in self._nodes]
+        """Whether every node that does not count as gone is joined, and every supervisor there has said what it knows."""
+        gone = {node for node, apart in self._apart.items() if apart.is_told}
+        links = [self.links.get(node) for node in self._nodes if node not in gone]
         return bool(links) and all(link is not None and link.is_open and not link.expected for link in links)
 
     def default_cpus(self) -> int:
@@ -239,7 +250,7 @@ class Keeper:
         for link in list(self.links.values()):
             link.close()
         self.links.clear()
-        self._apart_since.clear()
+        self._apart.clear()
         self._nodes, self._ends_at = (), None
         self._fruitless += 1
         if not record.native_id and self._fruitless < _MOST_FRUITLESS and not record.is_closing:
@@ -260,7 +271,8 @@ class Keeper:
     async def _join(self, sight: Sight) -> None:
         """Connect to the pilots of nodes to which no stream leads."""
         self._nodes = sight.nodes
-        missing = [node for node in sight.nodes if node not in self.links]
+        begun = time.monotonic()
+        missing = [node for node in sight.nodes if node not in self.links and (node not in self._apart or self._apart[node].again_at <= begun)]
         if not missing:
             return
         self._words = f"starts on {', '.join(missing)}" if missing[0] else "its process starts"
@@ -268,11 +280,15 @@ class Keeper:
         now = time.monotonic()
         for node, words in zip(missing, said, strict=True):
             if not words:
-                self._apart_since.pop(node, None)
-            elif now - self._apart_since.setdefault(node, now) > _NODE_LOST_S:
+                self._apart.pop(node, None)
+                continue
+            apart = self._apart.setdefault(node, _Apart(now))
+            apart.again_at = now + min((now - apart.since) / 4, _SLOW_LOOK_S)
+            if now - apart.since > _NODE_LOST_S and not apart.is_told:
                 _log.warning("pool %s: the pilot on %s can't be reached: %s", self._pool.record.name, node or "this machine", words)
+                apart.is_told = True
                 self._pool.node_is_over(node)
-        if not self.links and all(now - since > _NODE_LOST_S for since in self._apart_since.values()):
+        if not self.links and not self._end_words and all(apart.is_told for apart in self._apart.values()):
             await self.end(f"its pilot could not be reached: {said[0]}")
 
     async def _connect(self, node: str) -> str:

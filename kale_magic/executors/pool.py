@@ -6,7 +6,8 @@ recorded, claimed once. What became of a job is read from its folder. Pilots out
 asks for another allocation when the one it has is over and steps wait for it.
 
 The parts: ``_pool_queue`` (what goes where), ``_pool_link`` (the stream to a node), ``_pool_pilots`` (allocations),
-``_pool_launch`` (environments), ``_pool_record`` (what is stored); ``_pool_jobs`` (what a job's folder says).
+``_pool_keeper`` (when one is asked for), ``_pool_launch`` (environments), ``_pool_record`` (what is stored), ``_pool_words``
+(what is refused and told), ``_pool_jobs`` (what a job's folder says).
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kale_magic.abc import Executor
-from kale_magic.errors import KaleError, SubmitError
+from kale_magic.errors import KaleError
 from kale_magic.executors._folder import job_script, prepare_folder
 from kale_magic.executors._pool_jobs import Job, Settler, cancelled_before
 from kale_magic.executors._pool_keeper import Keeper
 from kale_magic.executors._pool_launch import failure, launch_of
-from kale_magic.executors._pool_queue import MARGIN_S, PoolQueue, Room
+from kale_magic.executors._pool_queue import PoolQueue, Room
+from kale_magic.executors._pool_words import demand_of, summary
 from kale_magic.executors._queue import HELD
-from kale_magic.model.resources import format_walltime
-from kale_magic.model.run import Demand, Report, ReportKind
+from kale_magic.model.run import Report, ReportKind
 from kale_proxy.job import FROM_OUTSIDE
 from kale_proxy.record import ENDED_BY_SIGTERM
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from kale_magic.executors._pool_link import Link
     from kale_magic.executors._pool_pilots import Pilots
     from kale_magic.executors._pool_record import PoolBook, PoolRecord
+    from kale_magic.model.run import Demand
     from kale_magic.model.step import Step
 
 _log = logging.getLogger(__name__)
@@ -106,33 +108,7 @@ class PoolExecutor(Executor):
 
     async def check(self, step: Step) -> Demand:
         """Return what each job of a step takes; refuse what the pool does not have, and steps for a pool that is not open."""
-        record, asked = self.record, step.resources
-        if record.is_closing:
-            raise SubmitError(f"Pool {record.name} is being closed: it takes no more steps.", "Open another: %kale_pool open NAME")
-        if record.is_over:
-            raise SubmitError(f"Pool {record.name} is closed: {record.words}.", f"Open it again: %kale_pool open {record.name}")
-        demand = Demand(max(1, (asked.cpus or 1) * (asked.ntasks or 1)), asked.memory_bytes or 0, asked.gpus or 0)
-        lack = self._lacks(demand)
-        if (asked.nodes or 1) > 1:
-            lack = f"{asked.nodes} nodes, and a step in a pool runs on one"
-        if asked.container:
-            lack = "a container, and this version does not start any"
-        limit = record.resources.walltime_s
-        if limit and asked.walltime_s and asked.walltime_s > limit - MARGIN_S:
-            lack = f"{format_walltime(asked.walltime_s)} of walltime, and all of it has {format_walltime(limit)}"
-        if lack:
-            raise SubmitError(f"Step `{step.name}` asks pool {record.name} for {lack}.", "Ask for less, or submit it without --pool.")
-        return demand
-
-    def _lacks(self, demand: Demand) -> str:
-        rooms = list(self._queue.rooms.values())
-        if not rooms:
-            asked = self.record.resources
-            if asked.cpus is None and asked.native:
-                return ""  # a native line may give any number: the node itself will say
-            rooms = [Room(asked.cpus or 1, asked.memory_bytes, tuple(map(str, range(asked.gpus or 0))))]
-        lacks = [room.lacks(demand) for room in rooms]
-        return "" if not all(lacks) else lacks[0]
+        return demand_of(self.record, self._queue.rooms, self.keeper.default_cpus(), step)
 
     def script(self, ticket: Ticket) -> str:
         """Return the script by which a person can run the job."""
@@ -230,23 +206,7 @@ class PoolExecutor(Executor):
 
     def describe(self) -> dict[str, Any]:
         """Return state, nodes, time left, and what runs in it."""
-        record, left, rooms = self.record, self.keeper.left_s(), self._queue.rooms
-        return {
-            "name": record.name,
-            "executor": record.executor,
-            "state": self.keeper.state(),
-            "reason": self.keeper.words() if not rooms or record.is_closing else "",
-            "native_id": record.native_id or None,
-            "opened_at": record.opened_at,
-            "walltime_s": record.resources.walltime_s,
-            "time_left_s": None if left is None else round(left),
-            "nodes": [
-                {"node": name or "this machine", "cpus": room.cpus, "used": room.used.cpus, "gpus": len(room.devices), "memory_bytes": room.memory_bytes}
-                for name, room in rooms.items()
-            ],
-            "running": [f"{share.ticket.run}/{share.ticket.address}" for share in self._queue.started.values()],
-            "waiting": len(self._queue.waiting) + len(self._queue.held),
-        }
+        return summary(self.record, self._queue, self.keeper.left_s(), self.keeper.state(), self.keeper.words())
 
     # -- what nodes say --------------------------------------------------------------------------------------
 
@@ -406,7 +366,7 @@ class PoolExecutor(Executor):
     def lose(self, job: Job) -> None:
         """Tell that a job is gone without a result."""
         name = self.record.name
-        words = f"pool {name} ended ({job.over})" if job.over else f"what ran it in pool {name} is gone"
+        words = f"pool {name}: {job.over}" if job.over else f"what ran it in pool {name} is gone"
         self.finish(job, Report(ReportKind.LOST, job.ticket.uuid, {"reason": words}))
 
     def finish(self, job: Job, report: Report) -> None:
@@ -441,6 +401,7 @@ class PoolExecutor(Executor):
     def node_is_over(self, node: str) -> None:
         """Look for the jobs of one node, of which nothing can be heard any more."""
         for job in self._on(node):
+            job.over = f"its pilot on {node or 'this machine'} is gone"
             self._settler.settle(job)
 
     def is_stuck(self) -> bool:

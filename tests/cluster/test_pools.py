@@ -183,9 +183,10 @@ def test_steps_of_a_dead_pilot_are_lost_and_tried_again_in_another_allocation(lo
     assert log
 
 
-def _is_of(process: psutil.Process, job: str) -> bool:
+def _is_of(process: psutil.Process, job: str, node: str | None = None) -> bool:
     try:
-        return process.environ().get("SLURM_JOB_ID") == job
+        environ = process.environ()
+        return environ.get("SLURM_JOB_ID") == job and node in {None, environ.get("SLURMD_NODENAME")} and process.name() != "srun"
     except psutil.Error:
         return False
 
@@ -253,3 +254,23 @@ def test_a_pool_of_the_cluster_is_opened_listed_and_closed_from_the_laptop(clust
     cluster.kale("pool", "close", "fast", "--host", "login")
     while json.loads(cluster.kale("pool", "list", "--json", "--host", "login").stdout):
         assert time.monotonic() < deadline
+
+
+@pytest.mark.slow
+def test_a_node_whose_pilot_died_gets_no_more_steps_and_its_own_are_tried_again_elsewhere(login: Login) -> None:
+    opened(login, nodes=2, cpus=1)
+    code = "import os, time\nnode = os.uname().nodename\nif os.environ['KALE_ATTEMPT'] == '1': time.sleep(100)"
+    wf = login.workflow()
+    wf.step("s", code, each={"i": "range(2)"}, outputs=["node"])
+    run = wf.submit(pool="fast")
+    points = login.until(lambda: (found := run.status()["steps"]["s"]["points"]) and all(point["state"] == "running" for point in found.values()) and found)
+    kept = next(number for number, point in points.items() if point["node"] == "node1")
+    [pilot] = [process for process in psutil.process_iter(["cmdline"]) if "pilot" in (process.info["cmdline"] or []) and _is_of(process, pool(login)["native_id"], "node2")]
+    os.kill(pilot.pid, signal.SIGKILL)
+    login.until(lambda: [line["node"] for line in pool(login)["nodes"]] == ["node1"])
+    lost = str(1 - int(kept))
+    login.until(lambda: run.status()["steps"]["s"]["points"][lost]["attempt"] == 2, 90)
+    assert run.status()["steps"]["s"]["points"][kept]["attempt"] == 1
+    login.client.cancel(run.name, "s", int(kept))
+    login.until(lambda: run.status()["steps"]["s"]["points"][lost]["state"] == "completed")
+    assert run.status()["steps"]["s"]["points"][lost]["node"] == "node1"

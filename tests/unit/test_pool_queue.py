@@ -9,15 +9,17 @@ import pytest
 
 from kale_magic.abc import Environment, Ticket
 from kale_magic.api.pools import open_pool
-from kale_magic.errors import UsageError
+from kale_magic.errors import SubmitError, UsageError
 from kale_magic.executors._pool_launch import failure, launch_of
 from kale_magic.executors._pool_pilots import pilot_script
 from kale_magic.executors._pool_queue import MARGIN_S, PoolQueue, Room
 from kale_magic.executors._pool_record import PoolBook, PoolRecord
+from kale_magic.executors._pool_words import demand_of
 from kale_magic.executors._queue import HELD, PATIENCE_S
 from kale_magic.executors.slurm_text import read_time
 from kale_magic.model.resources import Resources
 from kale_magic.model.run import Demand
+from kale_magic.model.step import Step
 from kale_magic.render.pools import pools_text
 
 
@@ -191,3 +193,23 @@ def test_the_table_of_pools_has_state_nodes_and_time_left():
     assert "00:01:01" in text
     assert "r/a, r/b, r/c and 1 more" in text
     assert "No pool is open" in pools_text([])
+
+
+def asking(**asked):
+    return Step(name="s", code="1", resources=Resources(**asked))
+
+
+def test_before_the_nodes_are_there_what_was_asked_for_counts():
+    assert demand_of(RECORD, {}, 4, asking(cpus=4)).cpus == 4
+    record = replace(RECORD, resources=Resources(cpus=4))
+    with pytest.raises(SubmitError, match="Step `s` asks pool fast for 5 cores, and a node of it has 4"):
+        demand_of(record, {}, 4, asking(cpus=5))
+    by_line = replace(RECORD, resources=Resources(native=("#SBATCH --exclusive",)))
+    assert demand_of(by_line, {}, 1, asking(cpus=64)).cpus == 64
+
+
+def test_a_step_needs_one_node_that_is_big_enough():
+    rooms = {"a": Room(2), "b": Room(8)}
+    assert demand_of(RECORD, rooms, 1, asking(ntasks=4, cpus=2)).cpus == 8
+    with pytest.raises(SubmitError, match="2 nodes, and a step in a pool runs on one"):
+        demand_of(RECORD, rooms, 1, asking(nodes=2))
