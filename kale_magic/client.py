@@ -267,6 +267,26 @@ class Client:
         """
         return self._ask_list(protocol.SURVEY, {"executor": executor, "all": is_all})
 
+    def open_pool(self, name: str, executor: str, resources: Mapping[str, Any]) -> dict[str, Any]:
+        """Open an allocation into which steps go without queueing; raises PoolError. Returns what :meth:`pools` says of it.
+
+        ``resources`` are fields of :class:`kale_magic.model.resources.Resources`.
+        """
+        fields: dict[str, Any] = {"name": name, "executor": executor, "resources": dict(resources)}
+        if not self.host:  # there, what the manager has itself will do
+            from kale_magic.model.environment import clean_environment
+
+            fields |= {"python": sys.executable, "environ": clean_environment(os.environ)[0]}
+        return self._ask_object(protocol.POOL_OPEN, fields)
+
+    def pools(self) -> list[dict[str, Any]]:
+        """Return every pool: state, reason, nodes, time_left_s, what runs in it."""
+        return self._ask_list(protocol.POOL_LIST, {})
+
+    def close_pool(self, name: str, *, is_now: bool = False) -> dict[str, Any]:
+        """Close a pool when what was submitted to it has ended, or cancel that now; raises PoolError."""
+        return self._ask_object(protocol.POOL_CLOSE, {"name": name, "now": is_now})
+
     def manager(self) -> dict[str, Any]:
         """Return pid, host, version, address, started_at, runs (live ones) and rss_bytes of the manager."""
         return self._ask_object(protocol.MANAGER, {})

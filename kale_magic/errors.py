@@ -114,6 +114,10 @@ class UnknownExecutorError(ExecutorError):
     """No executor of that name is installed."""
 
 
+class PoolError(ExecutorError):
+    """A pool is not known, not open, or can't be had."""
+
+
 class JobError(KaleError):
     """A user's job ended badly; never the manager's fault."""
 

@@ -24,17 +24,23 @@ EVENTS = "events"
 WHERE = "where"
 FIND = "find"
 CANCEL = "cancel"
+CONTINUE = "continue"
 STOP = "stop"
 RELEASE = "release"
 HOLD = "hold"
 SURVEY = "survey"
 FILES = "files"
 FREEZE = "freeze"
-CONTINUE = "continue"
+POOL_OPEN = "pool_open"
+POOL_LIST = "pool_list"
+POOL_CLOSE = "pool_close"
 QUEUE = "queue"
 MANAGER = "manager"
 SHUTDOWN = "shutdown"
-OPS = (SUBMIT, STATUS, RUNS, EVENTS, WHERE, FIND, CANCEL, STOP, RELEASE, HOLD, FREEZE, CONTINUE, SURVEY, FILES, QUEUE, MANAGER, SHUTDOWN)
+OPS = (
+    SUBMIT, STATUS, RUNS, EVENTS, WHERE, FIND, CANCEL, STOP, RELEASE, HOLD, FREEZE, CONTINUE, SURVEY, FILES, QUEUE, MANAGER, SHUTDOWN,
+    POOL_OPEN, POOL_LIST, POOL_CLOSE,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

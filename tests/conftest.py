@@ -79,7 +79,7 @@ def end_all(home: Path, sockets: Path) -> None:
     The manager goes first, so that it cannot start another supervisor. An id in a left-over file may be
     another program's by now: a process counts as ours only if it is one of Kale's.
     """
-    for pattern, root in (("manager.json", home), ("w/*/serve.json", sockets)):
+    for pattern, root in (("manager.json", home), ("q/*/pilot.json", sockets), ("w/*/serve.json", sockets), ("q/*/*/serve.json", sockets)):
         for file in root.glob(pattern):
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError, psutil.Error):
                 process = psutil.Process(int(json.loads(file.read_text())["pid"]))

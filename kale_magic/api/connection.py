@@ -45,6 +45,20 @@ class Kale:
         """Return what runs and what waits on this machine, with the reason for waiting."""
         return self.client.queue()
 
+    def open_pool(self, name: str, executor: str = "slurm", **asked: Any) -> dict[str, Any]:
+        """Open an allocation into which steps go without queueing; see :func:`kale_magic.api.pools.open_pool`."""
+        from kale_magic.api.pools import open_pool
+
+        return open_pool(self.client, name, executor, **asked)
+
+    def pools(self) -> list[dict[str, Any]]:
+        """Return every pool: state, reason, nodes, time_left_s, what runs in it."""
+        return self.client.pools()
+
+    def close_pool(self, name: str, *, now: bool = False) -> None:
+        """Close a pool when what was submitted to it has ended, or cancel that ``now``; raises PoolError."""
+        self.client.close_pool(name, is_now=now)
+
     def close(self) -> None:
         """End the visits of this connection and hang up; runs go on."""
         self._visits.close()

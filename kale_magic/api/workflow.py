@@ -164,6 +164,7 @@ class Workflow:
         to: _Names = (),
         params: Mapping[str, object] | None = None,
         executor: str | None = None,
+        pool: str | None = None,
         cache: bool = True,
         client: Client | None = None,
     ) -> Run:
@@ -179,6 +180,8 @@ class Workflow:
             Other values for parameters of the steps.
         executor : str, optional
             Where jobs run.
+        pool : str, optional
+            The open pool into which steps go that name no executor of their own.
         cache : bool
             Whether steps that an earlier run computed the same are ``cached`` instead of run.
         client : Client, optional
@@ -192,6 +195,9 @@ class Workflow:
             No manager could be reached or started.
         """
         self.plan()
+        if pool and executor:
+            raise UsageError("pool and executor exclude each other.", f"The executor of pool {pool} was chosen when it was opened.")
+        more: dict[str, Any] = {"pool": pool} if pool else {}
         if client is None and self._host:
             from kale_magic.client import Client as RealClient
 
@@ -207,6 +213,7 @@ class Workflow:
             params=params,
             executor=executor,
             no_cache=not cache,
+            **more,
         )
 
     def to_yaml(self, file: str | Path, format: str = "kale") -> list[str]:  # noqa: A002 - the interface's word

@@ -60,6 +60,7 @@ def build_parser() -> Parser:
     report = _add(commands, "report", "report:report", "write a run as one HTML page")
     report.add_argument("run", metavar="RUN", nargs="?", help="default: the newest in or below this folder")
     report.add_argument("-o", "--output", metavar="FILE.html", required=True, help="the file to write")
+    _add_pool_commands(commands)
     _add_care_commands(commands)
     return parser
 
@@ -100,6 +101,7 @@ def _add_workflow_commands(commands: Any) -> None:
         help="run these and what depends on them",
     )
     run.add_argument("--to", metavar="B", type=names, action="extend", default=[], help="run what leads up to these")
+    run.add_argument("--pool", metavar="P", help="the open pool into which steps go that name no executor")
     run.add_argument("--no-cache", action="store_true", help="run also what an earlier run computed the same")
     run.add_argument("--dry-run", action="store_true", help="say what would run and why, and what is cached; nothing runs")
     run.add_argument(
@@ -272,6 +274,28 @@ def _add_kernels_commands(commands: Any) -> None:
         place = part.add_mutually_exclusive_group()
         place.add_argument("--prefix", metavar="P", help="in this environment instead of your Jupyter folder")
         place.add_argument("--sys-prefix", action="store_true", help="in the environment of this Python")
+
+
+def _add_pool_commands(commands: Any) -> None:
+    does = "allocations that are kept open: steps go in without queueing"
+    pool = commands.add_parser("pool", help=does, description=f"{does[0].upper()}{does[1:]}.")
+    parts = pool.add_subparsers(dest="part", metavar="COMMAND", title="commands", required=True)
+    open_ = _add(parts, "open", "pool:open_", "open a pool", json=True)
+    open_.add_argument("name", metavar="NAME")
+    open_.add_argument("--executor", metavar="E", default="slurm", help="where its allocation comes from: slurm (the default) or local")
+    for name, what in (("nodes", "nodes"), ("cpus", "CPUs of each node"), ("gpus", "GPUs of each node")):
+        open_.add_argument(f"--{name}", metavar="N", type=count, help=what)
+    open_.add_argument("--memory", metavar="4GB", help="memory of each node")
+    open_.add_argument("--walltime", metavar="00:30:00", help="how long it is open at most, in Slurm's forms")
+    for name in ("queue", "account", "qos", "constraint", "reservation"):
+        open_.add_argument(f"--{name}", metavar=name[0].upper(), help=f"as for a step: {name}")
+    open_.add_argument("--native", metavar="LINE", action="append", help="a line for the batch system as it stands")
+    listed = _add(parts, "list", "pool:list_", "list them: state, nodes, time left, what runs in them", json=True)
+    close = _add(parts, "close", "pool:close", "close a pool when what was submitted to it has ended", json=True)
+    close.add_argument("name", metavar="NAME")
+    close.add_argument("--now", action="store_true", help="cancel that instead")
+    for part in (open_, listed, close):
+        _add_host(part)
 
 
 def _add_care_commands(commands: Any) -> None:

@@ -75,6 +75,8 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
                 raise UsageError(
                     f"{option} names {name!r}, which is no step.", f"There are: {', '.join(workflow.steps)}."
                 )
+    if arguments.pool and (arguments.executor or arguments.engine != "kale"):
+        raise UsageError("--pool excludes --executor and --engine.", "The executor of a pool was chosen when it was opened.")
     executor = arguments.executor if arguments.engine == "kale" else _engine(workflow, arguments)
     with Client.connect(host=arguments.host) as client:
         if arguments.dry_run:
@@ -83,6 +85,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
             workflow, client=client, folder=folder, name=arguments.name, only=arguments.only, from_=arguments.from_,
             to=arguments.to, params=dict(arguments.params), executor=executor,
             no_cache=arguments.no_cache or arguments.engine != "kale",  # the engine runs the whole workflow
+            **({"pool": arguments.pool} if arguments.pool else {}),
         )  # fmt: skip
         return _see_through(client, submitted.name, arguments, console)
 
@@ -100,6 +103,7 @@ def _tell_what_would_run(
         workflow_to_dict(workflow), folder=folder, only=arguments.only, from_=arguments.from_, to=arguments.to,
         params={name: to_literal(value, name) for name, value in arguments.params},
         executor=arguments.executor or workflow.executor, no_cache=arguments.no_cache, dry=True,
+        **({"pool": arguments.pool} if arguments.pool else {}),
     )["steps"]  # fmt: skip
     if console.is_json:
         console.data({"workflow": workflow.name, "steps": steps})

@@ -124,6 +124,8 @@ _RESOURCES = (
 )
 _STEP_OPTIONS = (*_DECLARE, *_RESOURCES)
 PARTS = ("dag", "step", "logs", "plots", "queue", "resources", "ssh")  # of the dashboard
+_OF_A_POOL = ("nodes", "cpus", "gpus", "memory", "walltime", "queue", "account", "qos", "constraint", "reservation", "native")
+_POOL = Option("pool", Kind.TEXT, "the open pool into which steps go without queueing, if they name no executor", "P")
 _NAME = Positional("NAME", "the step's name: a letter, then letters, digits, _ or -")
 _HOST = Option("host", Kind.TEXT, "the step is of the manager there: a Host of your ssh configuration", "H")
 _STEP = Positional("STEP", "fit, fit[2], fit[metal=Al] or RUN/fit")
@@ -167,6 +169,7 @@ SPECS: dict[str, Spec] = {
             Option("from", Kind.NAMES, "these steps and all that waits for them", "A"),
             Option("to", Kind.NAMES, "these steps and all they wait for", "B"),
             Option("params", Kind.PAIRS, "other values for parameters of the steps", "n=3"),
+            _POOL,
             Option("no-cache", Kind.FLAG, "run also what an earlier run computed the same"),
             Option("dry-run", Kind.FLAG, "show what would run and why, what is cached, and every script"),
             Option("wait", Kind.FLAG, "return when the run has ended"),
@@ -236,6 +239,18 @@ SPECS: dict[str, Spec] = {
         "Show what runs and what waits, and why.",
         (),
         (Option("all", Kind.FLAG, "the whole queue of the batch system, everybody's jobs"),),
+    ),
+    "pool": Spec(
+        "Keep an allocation open, into which steps go without queueing: open NAME, list, close NAME.",
+        (
+            Positional("ACTION", "open, list or close; list if left out", is_required=False, choices=("open", "list", "close")),
+            Positional("NAME", "the pool's name", is_required=False),
+        ),
+        (
+            Option("executor", Kind.TEXT, "where its allocation comes from: slurm (if left out), or local, a process of this machine", "E"),
+            *(option for option in _RESOURCES if option.name in _OF_A_POOL),
+            Option("now", Kind.FLAG, "with close: cancel what was submitted to it instead of waiting for its end"),
+        ),
     ),
     "hold": Spec("Keep a step that is in the queue from starting.", (_STEP,)),
     "release": Spec("Let a held step go on.", (_STEP,)),

@@ -137,14 +137,23 @@ def _quoted(value: str) -> str:
     return value.replace("\\", "\\\\").replace('"', '\\"').replace("`", "\\`").replace("$(", "\\$(")
 
 
+def script_before(environment: Environment, command: str) -> str:
+    """Return a bash script that makes an environment and then runs ``command``; what failed is told by :func:`failure_words`."""
+    return "\n".join([*_checked_lines(environment), *(export_line(name, value) for name, value in environment.env), command])
+
+
 def _script(environment: Environment) -> str:
+    return "\n".join([*_checked_lines(environment), "env -0 >&3"])
+
+
+def _checked_lines(environment: Environment) -> list[str]:
     lines = [f"module load {shlex.quote(name)}" for name in environment.modules]
     checked = [*lines, *environment.setup]
     body = [FIND_MODULE + _REQUIRE_MODULE] if lines else []
     body += [
         f"eval {shlex.quote(line)} || {{ echo; echo {shlex.quote(_MARK + line)}; exit {_FAILED}; }}" for line in checked
     ]
-    return "\n".join([*body, "env -0 >&3"])
+    return body
 
 
 def _by_shell(environment: Environment, variables: dict[str, str]) -> dict[str, str]:
@@ -176,7 +185,7 @@ def _by_shell(environment: Environment, variables: dict[str, str]) -> dict[str, 
         found.seek(0)
         variables = dict(_pairs(found.read().split(b"\0")))
     if code != 0 or not variables:
-        raise SubmitError(_failure(output, code))
+        raise SubmitError(failure_words(output, code))
     return variables
 
 
@@ -187,7 +196,7 @@ def _pairs(items: Iterable[bytes]) -> Iterable[tuple[str, str]]:
             yield name, value
 
 
-def _failure(output: str, code: int) -> str:
+def failure_words(output: str, code: int) -> str:
     """Return the sentence for what bash said: its last words, and the line that was marked as failed."""
     said, is_marked, line = output.rpartition(_MARK)
     words = " ".join((said if is_marked else output).split())[-500:]

@@ -137,6 +137,13 @@ class Commands:
             slurm_text.read_time_limits(sinfo.out) if sinfo.is_ok else None,
         )
 
+    async def hostnames(self, names: str) -> tuple[str, ...]:
+        """Return the nodes of ``node[1-3],other``; raises NoAnswer."""
+        done = await self._run(["scontrol", "show", "hostnames", names], self._command_s)
+        if not done.is_ok:
+            raise NoAnswer(_words("scontrol", done, self._command_s))
+        return tuple(done.out.split())
+
     async def cancel(self, ids: Sequence[str]) -> None:
         """End jobs; raises NoAnswer. One that is over already is no fault."""
         await self._each(["scancel"], ids, "already|Invalid job id")

@@ -55,6 +55,6 @@ def create(name: str, settings: Settings, clock: Clock) -> Executor:
 
 
 def check_name(name: str) -> None:
-    """Raise UnknownExecutorError if there is no executor of that name."""
-    if name not in _known():
+    """Raise UnknownExecutorError if there is no executor of that name; whether a pool is open, the manager knows alone."""
+    if name not in _known() and not name.startswith("pool:"):
         raise UnknownExecutorError(f"There is no executor {name!r}.", f"There is: {', '.join(names())}.")

@@ -173,14 +173,15 @@ def read_time_limits(text: str) -> dict[str, int | None]:
     found: dict[str, int | None] = {}
     for line in text.splitlines():
         name, _, limit = line.strip().partition("|")
-        seconds = _seconds(limit)
+        seconds = read_time(limit)
         found[name.rstrip("*")] = seconds
         if name.endswith("*"):
             found[""] = seconds
     return found
 
 
-def _seconds(text: str) -> int | None:
+def read_time(text: str) -> int | None:
+    """Return the seconds of ``[D-][H:]M:S``; None for what is no time, such as UNLIMITED."""
     match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text.strip())
     if match is None:
         return None

@@ -79,6 +79,10 @@ COMMANDS = (
     ),
     Command(name="queue", group="Run", line="queue:queue", usage="%kale_queue", does="what runs and what waits, and why"),
     Command(
+        name="pool", group="Run", line="pool:pool",
+        usage="%kale_pool open|list|close", does="an allocation kept open: steps go in without queueing",
+    ),
+    Command(
         name="hold", group="Run", line="queue:hold", is_about_a_step=True,
         usage="%kale_hold STEP", does="keep a step in the queue from starting",
     ),

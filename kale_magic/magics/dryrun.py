@@ -38,6 +38,7 @@ def dry_run(session: KaleMagics, workflow: Workflow, plan: Plan, chosen: Collect
         environ=environ,
         no_cache=args.no_cache,
         dry=True,
+        **({"pool": args.pool} if args.pool else {}),
     )["steps"]
     cached = [name for name in plan.order if name in chosen and fates[name]["state"] == "cached"]
     order = [name for name in plan.order if name in chosen and name not in cached]
@@ -50,7 +51,7 @@ def dry_run(session: KaleMagics, workflow: Workflow, plan: Plan, chosen: Collect
     for name in order:
         step = workflow.steps[name]
         own = {key: params.get(key, value) for key, value in step.params.items()}
-        executor = step.executor or workflow.executor or session.executor
+        executor = step.executor or (f"pool:{args.pool}" if args.pool else workflow.executor or session.executor)
         print(f"\n--- {name}: {', '.join(_facts(step, executor))}")
         print(f"runs because: {fates[name]['why']}")
         print(_needs(plan, name, chosen), end="")

@@ -37,6 +37,8 @@ def submit(session: KaleMagics, request: Request) -> object:
         raise UsageError(f"Workflow {declared.name} has no steps.", "Declare one with %%kale_step NAME.")
     wanted = dataflow.wanted_by(args.only, args.from_, args.to)
     plan = dataflow.resolve(declared, notebook_names=session.names_here(), wanted=wanted)
+    if args.pool and args.executor:
+        raise UsageError("--pool and --executor exclude each other.", f"The executor of pool {args.pool} was chosen when it was opened.")
     if args.dry_run:
         from kale_magic.magics.dryrun import dry_run
 
@@ -55,6 +57,7 @@ def submit(session: KaleMagics, request: Request) -> object:
         executor=args.executor,
         name=args.name,
         no_cache=args.no_cache,
+        **({"pool": args.pool} if args.pool else {}),
     )
     if args.wait:
         wait_for_run(session, run.name)

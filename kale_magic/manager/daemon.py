@@ -22,6 +22,7 @@ from kale_magic import config, protocol
 from kale_magic.errors import KaleError, ManagerUnavailable
 from kale_magic.executors import registry
 from kale_magic.manager.lock import ManagerLock
+from kale_magic.manager.pools import Pools
 from kale_magic.manager.requests import Requests
 from kale_magic.manager.server import Server
 from kale_magic.manager.service import Service
@@ -83,6 +84,7 @@ class Daemon:
             loop.add_signal_handler(signum, self._over.set)
         store = SqliteStore(settings.database, keep_events=settings.keep_events)
         executors = {name: registry.create(name, settings, clock) for name in registry.names()}
+        pools = Pools(settings, clock, executors)
         service = Service(store, executors, clock)
         hello = protocol.Hello(
             protocol.PROTOCOL_VERSION, __version__, os.getpid(), socket.gethostname(), iso(clock.now())
@@ -94,30 +96,32 @@ class Daemon:
             "address": str(settings.socket),
             "started_at": hello.started_at,
         }
-        server = Server(service, Requests(service, about, settings.keys_dir), hello, self._over.set)
+        server = Server(service, Requests(service, about, settings.keys_dir, pools), hello, self._over.set)
         reopenings: list[asyncio.Task[None]] = []
         try:
             await service.open()
+            pools.serve(service)
             await server.open(settings.socket)
             loop.add_signal_handler(signal.SIGHUP, lambda: reopenings.append(loop.create_task(server.reopen())))
             self._write_record({**about, **self._lock.owner, "protocol": hello.protocol})
             _log.info("Kale %s serves at %s", __version__, settings.socket)
-            await self._until_over(service, server)
+            await self._until_over(service, server, pools)
         finally:
             await server.close()
+            await pools.close()
             await service.close()
             with contextlib.suppress(OSError):
                 settings.manager_file.unlink()
         _log.info("ended")
 
-    async def _until_over(self, service: Service, server: Server) -> None:
-        """Wait for a request or signal to end, or for so long without a live run and a client."""
+    async def _until_over(self, service: Service, server: Server, pools: Pools) -> None:
+        """Wait for a request or signal to end, or for so long without a live run, an open pool and a client."""
         idle_s = self._settings.idle_stop_s
         self._used_at = time.monotonic()
         while not self._over.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._over.wait(), max(0.05, min(idle_s / 4, 30.0)))
-            if service.runs or server.client_count:
+            if service.runs or server.client_count or pools.is_any_open:
                 self._used_at = time.monotonic()
             elif time.monotonic() - self._used_at >= idle_s:
                 _log.info("idle for %g s", idle_s)

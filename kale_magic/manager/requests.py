@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kale_magic import protocol
-from kale_magic.errors import ManagerError, StoreError, UnknownStepError, UsageError
+from kale_magic.errors import ManagerError, PoolError, StoreError, UnknownStepError, UsageError
 from kale_magic.executors import registry
 from kale_magic.manager.cache import Earlier
 from kale_magic.manager.context import RunContext
 from kale_magic.manager.graph import attempt_uuid, expand
 from kale_magic.manager.listing import listing
+from kale_magic.manager.pools import unknown as no_such_pool
 from kale_magic.manager.runfolder import add_git_state
 from kale_magic.manager.submission import Submission
 from kale_magic.manager.views import run_line, run_text
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from kale_magic.manager.context import StepBody
+    from kale_magic.manager.pools import Pools
     from kale_magic.manager.service import LiveRun, Service
     from kale_magic.model.run import Demand
 
@@ -53,12 +55,15 @@ class Requests:
         What ``manager`` answers beside the number of runs: pid, host, version, address, started_at.
     keys : Path, optional
         Where jobs on other hosts tell where their kernels are.
+    pools : Pools, optional
+        The allocations that are kept open.
     """
 
-    def __init__(self, service: Service, about: Mapping[str, Any], keys: Path | None = None) -> None:
+    def __init__(self, service: Service, about: Mapping[str, Any], keys: Path | None = None, pools: Pools | None = None) -> None:
         self._service = service
         self._about = about
         self._keys = keys
+        self._pools = pools
         self._submitting = asyncio.Lock()
         self._later: set[asyncio.Future[None]] = set()
         self._ops: dict[str, Callable[[dict[str, Any]], Awaitable[Any]]] = {
@@ -77,6 +82,7 @@ class Requests:
             protocol.CONTINUE: self._continue,
             protocol.QUEUE: self._queue,
             protocol.MANAGER: self._manager,
+            **(pools.ops() if pools is not None else {}),
         }
 
     async def handle(self, op: str, fields: dict[str, Any]) -> Any:
@@ -131,9 +137,15 @@ class Requests:
         demands = {}
         for name in chosen:
             step = submission.workflow.steps[name]
-            executor = self._service.executors[submission.executor_of(step)]
+            executor = self._service.executors.get(submission.executor_of(step))
+            if executor is None:
+                raise self._no_pool(submission.executor_of(step).removeprefix("pool:"))
             demands[name] = await executor.check(step)
         return demands
+
+    def _no_pool(self, name: str) -> PoolError:
+        known = [str(pool["name"]) for pool in self._pools.lines()] if self._pools is not None else []
+        return no_such_pool(name, known)
 
     def _made(self, submission: Submission) -> dict[str, str]:
         """Return the folders in which earlier runs of this workflow left the outputs that are needed; the newest count."""
@@ -224,11 +236,17 @@ class Requests:
             **answer,
             "state": job.state.value,
             "reason": reason,
-            "live": told.get("live") if rank else job.live,
+            "live": told.get("live") if rank else self._live(job),
             "folder": run.context.folder(job) + (f"/ranks/{rank}" if rank else ""),
             "job": job.uuid or None,
             **_reach(job, told, is_far=bool(fields.get("reach"))),
         }
+
+    def _live(self, job: Job) -> str | None:
+        """Return the folder of a job's kernel, once the job has told where that is if it is on another host."""
+        if job.live is None or not job.node or self._keys is None or (self._keys / f"{job.uuid}.json").exists():
+            return job.live
+        return None
 
     def _told(self, job: Job, rank: int) -> dict[str, Any]:
         """Return what a job on another host tells of its kernel, or of that of one of its ranks."""
@@ -289,7 +307,7 @@ class Requests:
         if wanted is not None:
             registry.check_name(wanted)
         lines = []
-        for name, executor in self._service.executors.items():
+        for name, executor in list(self._service.executors.items()):  # a pool may be closed meanwhile
             if name == wanted or (wanted is None and executor.queue()):
                 lines += [{"executor": name, **line} for line in await executor.survey(is_all=bool(fields.get("all")))]
         return lines

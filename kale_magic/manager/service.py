@@ -259,6 +259,10 @@ class Service:
             for listener in list(self._listeners):
                 listener(events)
 
+    def wake(self) -> None:
+        """Ask executors soon what starts now: one has room that it did not have."""
+        self._schedule()
+
     def _schedule(self) -> None:
         if not self._is_turn_due and not self._is_closed:
             self._is_turn_due = True

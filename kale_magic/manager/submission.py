@@ -51,6 +51,8 @@ class Submission:
         self.folder = Path(_text(fields, "folder") or "")
         self.name = _text(fields, "name")
         self.executor = _text(fields, "executor")
+        if (pool := _text(fields, "pool")) is not None:
+            self.executor = f"pool:{pool}"
         self.python = _text(fields, "python") or sys.executable
         self.params = {str(key): str(value) for key, value in dict(fields.get("params") or {}).items()}
         self.is_dry = bool(fields.get("dry"))

@@ -118,6 +118,18 @@ def obey_signals(supervisor: Supervisor) -> None:
     supervisor.obeyed = tuple(deeds)
 
 
+def end_by_sigterm(supervisor: Supervisor) -> None:
+    """Let SIGTERM end a supervisor with its jobs, whoever is connected to it."""
+
+    def end(*_: object) -> None:
+        supervisor.is_ending = True
+        for job in list(supervisor.jobs.values()):
+            _end(supervisor, job)
+
+    signal.signal(signal.SIGTERM, end)
+    supervisor.obeyed = (signal.SIGTERM,)
+
+
 def _end(supervisor: Supervisor, job: Job) -> None:
     limit = job.spec.limits.walltime_s
     if limit is not None and time.monotonic() - job.started > limit - _NEAR_THE_END_S:

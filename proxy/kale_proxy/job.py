@@ -19,14 +19,15 @@ if TYPE_CHECKING:
 
     from kale_proxy.spec import JobResult, JobSpec
 
+FROM_OUTSIDE = "from outside Kale"  # in the reason of a step that neither Kale nor its own code ended
 _SIGNALS = {
     signal.SIGSEGV: "a segmentation fault in compiled code",
     signal.SIGBUS: "a bus error in compiled code",
     signal.SIGILL: "an illegal instruction in compiled code",
     signal.SIGFPE: "an arithmetic fault in compiled code",
     signal.SIGABRT: "compiled code called abort()",
-    signal.SIGTERM: "SIGTERM from outside Kale",
-    signal.SIGINT: "SIGINT from outside Kale",
+    signal.SIGTERM: f"SIGTERM {FROM_OUTSIDE}",
+    signal.SIGINT: f"SIGINT {FROM_OUTSIDE}",
 }
 _LOG_MAX = 64 << 10
 
@@ -176,7 +177,7 @@ class Job:
         if signum == signal.SIGKILL:
             if procs.oom_kills() > self.oom_kills:
                 return "killed by the operating system: the machine ran out of memory (ask for more with --memory, or use less)"
-            return "killed by SIGKILL from outside Kale (kill -9, or the memory limit of the machine or container)"
+            return f"killed by SIGKILL {FROM_OUTSIDE} (kill -9, or the memory limit of the machine or container)"
         try:
             name = signal.Signals(signum).name
         except ValueError:

@@ -50,6 +50,13 @@ def socket_dir() -> Path:
     return private_dir(_local_tmp() / name)
 
 
+def pilot_folder(base: str | Path, node: str) -> Path:
+    """Return the folder of a pool's pilot on a node: hosts may share a disk; of a fixed length, as sockets are in it."""
+    import hashlib
+
+    return Path(f"{base}-{hashlib.sha256(node.encode()).hexdigest()[:6]}")
+
+
 def private_dir(path: Path) -> Path:
     """Make ``path`` with mode 0700 if it is missing, and check that it is a folder of this user's alone.
 

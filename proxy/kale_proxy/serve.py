@@ -7,7 +7,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from kale_proxy import children, places
+from kale_proxy import batch, children, places
 from kale_proxy.claim import pid_start
 from kale_proxy.record import now
 from kale_proxy.supervisor import IDLE_S, PROTOCOL, Supervisor
@@ -19,12 +19,17 @@ if TYPE_CHECKING:
     from kale_proxy.stepkernel import StepApp
 
 
-def serve(folder: Path, idle_s: float = IDLE_S) -> None:
-    """Become a supervisor in ``folder``; returns when idle. The caller starts it with one thread."""
+def serve(folder: Path, idle_s: float = IDLE_S, *, is_in_pool: bool = False) -> None:
+    """Become a supervisor in ``folder``; returns when idle. The caller starts it with one thread.
+
+    ``is_in_pool``: SIGTERM ends it with its steps, as the allocation that they are in is over.
+    """
     os.umask(0o077)
     places.private_dir(folder)
     app = prepare(folder)
     supervisor = Supervisor(folder, app, idle_s)
+    if is_in_pool:
+        batch.end_by_sigterm(supervisor)
     info = {"pid": os.getpid(), "pid_start": pid_start(os.getpid()), "version": PROTOCOL, "python": sys.executable, "started_at": now()}
     write_atomic(folder / "serve.json", json.dumps(info).encode())
     supervisor.serve()

@@ -71,6 +71,7 @@ class Supervisor:
         self.listener: socket.socket | None = None
         self.wakeup = os.pipe()
         self.on_tell: Callable[[dict[str, Any]], object] = lambda _: None
+        self.is_ending = False  # it is to end with its last job
         self.obeyed: tuple[signal.Signals, ...] = ()  # that have handlers here, and must not have them in a fork
 
     # -- life ----------------------------------------------------------------------------------
@@ -116,6 +117,8 @@ class Supervisor:
         remove_tree(self.folder / "p")
 
     def _is_over(self) -> bool:
+        if self.is_ending and not self.jobs:
+            return True
         if self.jobs or self.clients:
             self.idle_since = time.monotonic()
             return False
@@ -125,7 +128,7 @@ class Supervisor:
         return TICK_S if self.jobs else 5.0
 
     def _wanted_spares(self) -> int:
-        return self.spare_count if self.clients or self.jobs else 0
+        return self.spare_count if (self.clients or self.jobs) and not self.is_ending else 0
 
     def _watch(self, source: socket.socket, handler: Callable[[], None]) -> None:
         self.selector.register(source, selectors.EVENT_READ, handler)

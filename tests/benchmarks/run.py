@@ -19,6 +19,7 @@ import dashboard
 import formats
 import own
 import peers as others
+import pools
 import slurm as batch
 import steer
 from measure import machine_line, print_table
@@ -41,6 +42,7 @@ PARTS = {
     "cuts": tunnel_cuts.cuts,
     "dashboard": dashboard.dashboard,
     "slurm": batch.slurm,
+    "pools": pools.pools,
     "formats": formats.formats,
 }
 

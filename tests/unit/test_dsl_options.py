@@ -179,5 +179,5 @@ def test_each_magic_has_help_that_tells_every_option(key):
 
 
 def test_what_comes_later_is_not_offered():
-    later = {"--container", "--reuse-kernel", "--pool", "--share"}
+    later = {"--container", "--reuse-kernel", "--share"}
     assert not later & {option.flag for options in OPTIONS.values() for option in options}
