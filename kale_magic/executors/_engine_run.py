@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -45,6 +44,7 @@ class EngineRun:
         self.mirror = folder / "engine" / "mirror"
         self.has_failures = False  # whether a step has ended badly
         self._process: subprocess.Popen[bytes] | None = None
+        self._ending: subprocess.Popen[bytes] | None = None
         self._offset = 0
         self._events: dict[tuple[str, object], list[dict[str, Any]]] = {}
         self._axes: dict[str, list[str]] = {}
@@ -75,18 +75,11 @@ class EngineRun:
         return claim.is_alive(self._owner())
 
     def end(self) -> None:
-        """End the engine and what it started."""
-        pid = self._owner().get("pid")
-        if isinstance(pid, int) and self.is_alive():
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(pid, signal.SIGTERM)
-
-    def kill(self) -> None:
-        """End it for good, if it did not end when it was asked to."""
-        pid = self._owner().get("pid")
-        if isinstance(pid, int) and self.is_alive():
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(pid, signal.SIGKILL)
+        """End the engine and what it started, once; the rest is done by :mod:`kale_magic.engines.end`."""
+        if self._ending is None and self.is_alive():
+            command = [sys.executable, "-m", "kale_magic.engines.end", str(self._record)]
+            null = subprocess.DEVNULL
+            self._ending = subprocess.Popen(command, stdin=null, stdout=null, stderr=null, start_new_session=True)
 
     def read(self) -> bool:
         """Take what the journal has that is new; return whether there was something."""

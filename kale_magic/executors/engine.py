@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from kale_proxy.spec import JobResult, JobSpec
 
 _POLL_S = 0.1
-_GRACE_S = 5.0
 _VALUES = "outputs"
 
 
@@ -131,9 +130,8 @@ class EngineExecutor(Executor):
             return
         self._end(uuid, self._result(uuid, "cancelled", reason=f"cancelled by you; {self.engine} was ended"))
         run = self._runs.get(ticket.run)
-        if run is not None and run.is_alive():
+        if run is not None:
             run.end()
-            asyncio.get_running_loop().call_later(_GRACE_S, run.kill)
 
     def interrupt(self, uuid: str) -> None:
         """Do as :meth:`cancel`: there is no kernel to keep."""
