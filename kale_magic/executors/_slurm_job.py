@@ -45,6 +45,7 @@ class Job:
     line: Line | None = None
     is_cancelled: bool = False
     is_held: bool = False
+    wants_hold: bool = False  # asked for while sbatch was on its way
     is_running: bool = False
     has_kernel: bool = False
     offset: int = 0

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _AT_ONCE = 4  # sbatch processes
 _FULL_S = 30.0
+_TELL_S = 0.1  # until the manager has said what a refusal means for those that wait for it
 _LIMITS_S = 600.0
 
 
@@ -143,7 +144,10 @@ class Submitter:
             self._sending -= 1
             batch.is_sending = False
             self._book.poke()
-            self.pump()
+            if batch.native_id:
+                self.pump()
+            else:
+                self._book.later(_TELL_S, self.pump)
 
     async def _try(self, batch: Batch, after: str) -> None:
         try:
@@ -172,8 +176,22 @@ class Submitter:
     def place(self, batch: Batch, native_id: str) -> None:
         """Note the number of a submission."""
         batch.native_id = native_id
+        held = [batch.id_of(task) for task, ticket in batch.tickets.items() if self._is_to_be_held(ticket.uuid)]
+        if held:
+            self._book.spawn(self._hold(held))
         for task, ticket in batch.tickets.items():
             self._book.tell(Report(ReportKind.PLACED, ticket.uuid, {"native_id": batch.id_of(task)}))
+
+    def _is_to_be_held(self, uuid: str) -> bool:
+        job = self._book.jobs.get(uuid)
+        return job is not None and job.wants_hold
+
+    async def _hold(self, ids: list[str]) -> None:
+        """Hold jobs of which that was asked while they were on their way."""
+        try:
+            await self._commands.hold(ids, is_held=True)
+        except NoAnswer as exc:
+            self._book.set_down(str(exc))
 
     def _refuse(self, batch: Batch, reason: str) -> None:
         for ticket in list(batch.tickets.values()):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from typing import TYPE_CHECKING
 
 from kale_magic.errors import KaleError, SubmitError
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from kale_magic.executors.slurm_text import Line
     from kale_proxy.spec import JobSpec
 
+_log = logging.getLogger(__name__)
 _SLOWEST_S = 15.0
 _SLOWER = 1.2
 _SHARE = 20  # squeue may run for one part in so many of the time
@@ -73,7 +75,11 @@ class Watcher:
             while self._sent():
                 await asyncio.sleep(_SOON_S)
                 self._poked.clear()
-                is_news = await self.look()
+                try:
+                    is_news = await self.look()
+                except Exception:  # the edge of the loop: what one look stumbles over must not end all looking
+                    _log.exception("a look at Slurm's queue failed")
+                    is_news = False
                 self._interval = self._poll_s if is_news else min(self._interval * _SLOWER, max(_SLOWEST_S, self._poll_s))
                 pause = max(self._interval, _SHARE * self._commands.took_s) - _SOON_S
                 with contextlib.suppress(TimeoutError):
@@ -104,8 +110,10 @@ class Watcher:
                 self._submitter.place(batch, line.job_id)
             due.append(job)
         found = await self._read([job for job in due if self._is_worth_a_look(job)])
+        open_ = frozenset(self._book.jobs)  # what a parent that ends now means for its children, the manager has yet to say
         for job in due:
-            self._settle(job, found.get(job.ticket.uuid, Look(offset=job.offset)), now)
+            is_waiting = any(uuid in open_ for uuid in job.ticket.after)
+            self._settle(job, found.get(job.ticket.uuid, Look(offset=job.offset)), now, is_waiting=is_waiting)
         await self._cancel(now)
         self._submitter.pump()
         return bool(is_news)
@@ -128,12 +136,11 @@ class Watcher:
         keys = self._keys
         return await asyncio.to_thread(lambda: {uuid: look(spec, keys, offset, is_thorough=thorough) for uuid, spec, offset, thorough in work})
 
-    def _settle(self, job: Job, found: Look, now: float) -> None:
+    def _settle(self, job: Job, found: Look, now: float, *, is_waiting: bool) -> None:
         uuid = job.ticket.uuid
         if uuid not in self._book.jobs:
             return
         job.offset = found.offset
-        is_waiting = any(other in self._book.jobs for other in job.ticket.after)
         if job.line is not None and job.line.state in slurm_text.PENDING:
             self._tell_held(job)
         verdict = decide(job, found, now, grace_s=self._grace_s, is_waiting=is_waiting)

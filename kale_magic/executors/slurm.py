@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 from collections import Counter
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from kale_magic.model.step import Step
 
 _PROBED_S = 60.0
+_INTERRUPT, _RELEASE = str(int(signal.SIGURG)), str(int(signal.SIGWINCH))  # by number: Slurm has no name for WINCH; see kale_proxy.batch
 
 
 def create(settings: Settings, clock: Clock) -> SlurmExecutor:
@@ -181,7 +183,7 @@ class SlurmExecutor(Executor):
 
     def interrupt(self, uuid: str) -> None:
         """Interrupt a running job's code."""
-        self._signal(uuid, "INT")
+        self._signal(uuid, _INTERRUPT)
 
     def release(self, uuid: str) -> None:
         """End the look at an interrupted job, or the hold of one in the queue."""
@@ -189,18 +191,20 @@ class SlurmExecutor(Executor):
         if job is None:
             return
         if job.is_running:
-            self._signal(uuid, "USR2")
+            self._signal(uuid, _RELEASE)
         elif job.stage is Stage.WAITING:
             job.is_held = False
             self._book.tell(Report(ReportKind.STATE, uuid, {"state": "queued"}))
         elif job.native_id:
             self._do(self._commands.hold([job.native_id], is_held=False))
+        job.wants_hold = False
 
     def freeze(self, uuid: str, *, is_on: bool) -> None:
         """Stop all processes of a running job, its ranks on other nodes too, or let them go on."""
         job = self._book.jobs.get(uuid)
         if job is not None and job.native_id and job.batch is not None:
-            self._do(self._commands.signal_steps(job.native_id, job.batch.name, "STOP" if is_on else "CONT"))
+            if not _has_ranks(job):  # whose workers do it, each on its node
+                self._do(self._commands.signal_steps(job.native_id, job.batch.name, "STOP" if is_on else "CONT"))
             self._signal(uuid, "TSTP" if is_on else "CONT")
 
     def hold(self, uuid: str) -> None:
@@ -213,11 +217,15 @@ class SlurmExecutor(Executor):
             self._book.tell(Report(ReportKind.STATE, uuid, {"state": "held", "reason": HELD}))
         elif job.native_id:
             self._do(self._commands.hold([job.native_id], is_held=True))
+        else:
+            job.wants_hold = True
 
-    def _signal(self, uuid: str, signal: str) -> None:
+    def _signal(self, uuid: str, name: str) -> None:
+        """Signal the worker of a job, or of each of its ranks."""
         job = self._book.jobs.get(uuid)
         if job is not None and job.native_id and job.batch is not None:
-            self._do(self._commands.signal(job.native_id, job.batch.name, signal))
+            send = self._commands.signal_steps if _has_ranks(job) else self._commands.signal
+            self._do(send(job.native_id, job.batch.name, name))
 
     def _do(self, work: Coroutine[Any, Any, None]) -> None:
         async def deed() -> None:
@@ -271,6 +279,11 @@ class SlurmExecutor(Executor):
         """Return Slurm's version, whether it answers, and how many jobs are how far."""
         stages = Counter(job.stage.value for job in self._book.jobs.values())
         return {"version": self._submitter.limits.version, "answers": self._book.down is None, "jobs": dict(stages)}
+
+
+def _has_ranks(job: Job) -> bool:
+    """Whether ``srun`` starts a worker for each task, see :func:`kale_magic.executors.slurm_text.script`."""
+    return slurm_text.has_ranks(job.ticket.resources, job.ticket.spec().kind)
 
 
 def _surveyed(line: Line) -> dict[str, Any]:

@@ -286,11 +286,16 @@ def _body(parts: ScriptParts) -> Iterator[str]:
         yield export_line(name, value)
     yield "\n# the worker: runs the step in a kernel, records it, lets visitors in"
     asked = parts.resources
-    if parts.spec.kind == "python" and (asked.ntasks or 1) > 1:
+    if has_ranks(asked, parts.spec.kind):
         cpus = f" --cpus-per-task={asked.cpus}" if asked.cpus else ""  # srun no longer takes it from sbatch (22.05)
         yield f'exec srun --kill-on-bad-exit=1 --unbuffered{cpus} {python} -m kale_proxy run --ranks "$folder/job.json"'
     else:
         yield f'exec {python} -m kale_proxy run "$folder/job.json"'
+
+
+def has_ranks(asked: Resources, kind: str) -> bool:
+    """Whether a step runs as the ranks of an MPI program."""
+    return kind == "python" and (asked.ntasks or 1) > 1
 
 
 def _quoted(text: str) -> str:

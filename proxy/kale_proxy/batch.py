@@ -102,20 +102,23 @@ def refuse(job: Path, line: str, log: Path) -> int:
 
 
 def obey_signals(supervisor: Supervisor) -> None:
-    """Let a batch system speak by signals: TERM ends the jobs, INT interrupts their code, USR2 ends the look after that.
+    """Let a batch system speak by signals: TERM ends the jobs, URG (or a person's Ctrl-C) interrupts their code, WINCH ends the look after that.
 
-    TSTP stops all their processes, as it is sent before a batch system suspends a job, and CONT lets them go on.
+    URG and WINCH do nothing to a program that has not asked for them: Slurm sends what it is told to send to the ranks of a
+    job to every process in it, and only we are meant. TERM reaches the step too, which may end first. TSTP stops all their processes, as it is sent before a batch system suspends a job, and CONT lets them go on.
     """
     deeds = {
         signal.SIGTERM: lambda job: _end(supervisor, job),
+        signal.SIGURG: lambda job: job.interrupt(),
         signal.SIGINT: lambda job: job.interrupt(),
-        signal.SIGUSR2: lambda job: job.release(),
+        signal.SIGWINCH: lambda job: job.release(),
         signal.SIGTSTP: supervisor.freeze,
         signal.SIGCONT: supervisor.thaw,
     }
     for signum, deed in deeds.items():
         signal.signal(signum, lambda *_, deed=deed: [deed(job) for job in list(supervisor.jobs.values())])
     supervisor.obeyed = tuple(deeds)
+    supervisor.end_words = _end_words
 
 
 def end_by_sigterm(supervisor: Supervisor) -> None:
@@ -128,11 +131,17 @@ def end_by_sigterm(supervisor: Supervisor) -> None:
 
     signal.signal(signal.SIGTERM, end)
     supervisor.obeyed = (signal.SIGTERM,)
+    supervisor.end_words = _end_words
 
 
 def _end(supervisor: Supervisor, job: Job) -> None:
+    reason, state = _end_words(job)
+    supervisor.kill(job, reason, state=state)
+
+
+def _end_words(job: Job) -> tuple[str, str]:
+    """Return the reason and the state of a job that the batch system ends."""
     limit = job.spec.limits.walltime_s
     if limit is not None and time.monotonic() - job.started > limit - _NEAR_THE_END_S:
-        supervisor.kill(job, walltime_words(limit))
-    else:
-        supervisor.kill(job, ENDED_BY_SIGTERM, state="cancelled")
+        return walltime_words(limit), "failed"
+    return ENDED_BY_SIGTERM, "cancelled"

@@ -72,6 +72,7 @@ class Supervisor:
         self.wakeup = os.pipe()
         self.on_tell: Callable[[dict[str, Any]], object] = lambda _: None
         self.is_ending = False  # it is to end with its last job
+        self.end_words: Callable[[Job], tuple[str, str]] | None = None  # of one that SIGTERM ended before we heard of that
         self.obeyed: tuple[signal.Signals, ...] = ()  # that have handlers here, and must not have them in a fork
 
     # -- life ----------------------------------------------------------------------------------
@@ -380,6 +381,9 @@ class Supervisor:
             self.jobs[job.spec.uuid].started = job.started  # its walltime goes on
         else:  # it crashed or was killed: rebuild its record in a process of its own, which may take a while
             job.is_finishing = True
+            is_term = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGTERM
+            if is_term and job.kill_reason is None and self.end_words is not None:
+                job.kill_reason, job.kill_state = self.end_words(job)
             ending = job.classify(status, usage)
             job.pid = self._fork(lambda: children.write_crash(job, ending))
             self.by_pid[job.pid] = job

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -280,8 +282,44 @@ def test_every_rank_of_a_python_step_runs_the_cell_and_each_is_visited(login: Lo
     (login.home / "stop").touch()
     login.completed(run)
     assert run["md"].pull("rank", "size") == (0, 3)
-    assert (login.folder(run) / "md" / "ranks" / "2" / "step.ipynb").exists()
-    assert not list((login.home / "runtime").glob("*.json"))
+    login.until(lambda: (login.folder(run) / "md" / "ranks" / "2" / "step.ipynb").exists())
+    login.until(lambda: not list((login.home / "runtime").glob("*.json")))
+
+
+def test_all_ranks_are_frozen_and_stopped_together(login: Login) -> None:
+    wf = login.workflow()
+    wf.step("md", "import time\nwhile True:\n    time.sleep(0.01)", ntasks=2, nodes=2)
+    run = wf.submit()
+    login.until(lambda: len(list((login.home / "runtime").glob("*.json"))) == 2 and run["md"].target().kernel is not None, 60)
+    kernels = [json.loads(file.read_bytes())["pid"] for file in (login.home / "runtime").glob("*.json")]
+    login.client.freeze(run.name, "md", is_on=True)
+    login.until(lambda: all(state_of(pid) == "T" for pid in kernels))
+    login.until(lambda: run.states()["md"] == "paused")
+    login.client.freeze(run.name, "md", is_on=False)
+    login.until(lambda: all(state_of(pid) in "SR" for pid in kernels))
+    login.until(lambda: run.states()["md"] == "running")
+    login.client.stop(run.name, "md")
+    login.until(lambda: run.states()["md"] == "paused")
+    login.client.release(run.name, "md")
+    assert login.ended(run)["md"]["reason"] == "stopped by the user"
+    login.until(lambda: not login.squeue())
+
+
+def state_of(pid: int) -> str:
+    """Return the letter of proc(5) for a process."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def test_job_that_is_held_while_it_is_being_submitted_does_not_start(login: Login) -> None:
+    wf = login.workflow()
+    wf.step("s", "1")
+    run = wf.submit()
+    login.client.hold(run.name, "s")  # no number is known yet
+    login.until(lambda: run.states()["s"] == "held")
+    time.sleep(1.5)
+    assert run.states()["s"] == "held"
+    login.client.release(run.name, "s")
+    login.completed(run)
 
 
 def test_rank_that_fails_ends_the_step_and_is_named(login: Login) -> None:
