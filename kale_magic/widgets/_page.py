@@ -13,6 +13,7 @@ from kale_magic.render.ansi import ANSI_STYLE
 from kale_magic.render.palette import COLOURS
 
 MOST_BYTES = 10_000
+TABBED = ("step", "logs", "plots", "resources", "queue", "ssh")  # parts that a dashboard shows one at a time
 
 
 @cache
@@ -30,4 +31,6 @@ def style() -> str:
     states = "".join(
         f".kale [data-kale-state={state}],.kale [data-s={state}]{{--s:{colour}}}" for state, colour in COLOURS.items()
     )
-    return ".kale{--s:#6b7280}" + (folder / "kale.css").read_text(encoding="utf-8") + states + ANSI_STYLE
+    shown = ",".join(f".kale-tabs:has([data-shown={part}])+.kale-parts>.kale-part-{part}" for part in TABBED)
+    tabs = f".kale-parts>*{{display:none!important}}{shown}{{display:block!important}}"
+    return ".kale{--s:#6b7280}" + (folder / "kale.css").read_text(encoding="utf-8") + states + tabs + ANSI_STYLE

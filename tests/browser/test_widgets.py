@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 import urllib.request
@@ -333,14 +332,29 @@ THEMES = "@jupyterlab/apputils-extension:themes"
 
 
 def choose(page: Page, tab: str) -> None:
-    """Choose a tab; again if Lab has put the widgets anew in the moment of the click, as it does once after a reload."""
-    part = page.locator(f'.kale[data-kale="{tab.lower()}"]')
-    for _ in range(10):
-        page.get_by_role("tab", name=tab).click()
-        with contextlib.suppress(AssertionError):
-            expect(part).to_be_visible(timeout=WAIT_MS / 10)
-            return
-    expect(part).to_be_visible()
+    """Choose a tab of the dashboard and see its part."""
+    page.get_by_role("tab", name=tab).click()
+    expect(page.locator(f'.kale[data-kale="{tab.lower()}"]')).to_be_visible(timeout=WAIT_MS)
+
+
+def test_tabs_answer_after_each_reload_of_the_page_and_to_the_keyboard(root: Path, open_dashboard: Callable[..., NotebookPage]) -> None:
+    notebook = open_dashboard("lab", "tabs")
+    page = notebook.page
+    (root / "go-tabs").touch()
+    expect(node(notebook, "fit")).to_have_attribute("data-kale-state", "failed", timeout=WAIT_MS)
+    notebook.save()
+    for _ in range(6):
+        page.reload()
+        expect(node(notebook, "fit")).to_have_attribute("data-kale-state", "failed", timeout=WAIT_MS)
+        for tab in ("Step", "Logs", "Plots", "Step"):
+            choose(page, tab)
+        expect(page.locator('.kale[data-kale="logs"]')).to_be_hidden()
+    page.get_by_role("tab", name="Step").focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.locator('.kale[data-kale="logs"]')).to_be_visible()
+    page.keyboard.press("End")
+    expect(page.locator('.kale[data-kale="ssh"]')).to_be_visible()
+    expect(page.get_by_role("tab", name="SSH")).to_have_attribute("aria-selected", "true")
 
 
 @pytest.mark.parametrize("theme", ["Light", "Dark"])
