@@ -91,7 +91,10 @@ def fetch(client: Client, folder: str, patterns: Sequence[str], *, is_fresh: boo
     due = {name: item for name, item in there.items() if item["digest"] and not _is_here(here / name, item)}
     if due:
         _download(client.host, folder, here, due)
-    _seen[key] = time.monotonic()
+    now = time.monotonic()
+    for old in [known for known, at in _seen.items() if now - at >= _NOTICED_S]:
+        del _seen[old]
+    _seen[key] = now
     return here
 
 

@@ -15,6 +15,9 @@ from kale_magic.client import Client
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
+
+    from kale_magic.api.find import Target
 
 
 def cancel(arguments: argparse.Namespace, console: Console) -> int:
@@ -51,31 +54,34 @@ def stop(arguments: argparse.Namespace, console: Console) -> int:
 
 def hold(arguments: argparse.Namespace, console: Console) -> int:
     """Keep a step in the queue from starting."""
-    from kale_magic.api.find import find_step
     from kale_magic.api.hold import hold as hold_step
 
-    with Client.connect(host=arguments.host) as client:
-        target = find_step(client, arguments.step, here(client), is_acting=True)
-        hold_step(client, target)
+    target = _in_queue(arguments, hold_step)
     console.say(f"{target} is held; let it go on with: jupyter kale release {target}")
     return Exit.OK
 
 
 def release(arguments: argparse.Namespace, console: Console) -> int:
     """Let a held step go on."""
-    from kale_magic.api.find import find_step
     from kale_magic.api.hold import release as release_step
+
+    console.say(f"{_in_queue(arguments, release_step)} is released")
+    return Exit.OK
+
+
+def _in_queue(arguments: argparse.Namespace, deed: Callable[[Client, Target], None]) -> Target:
+    """Do something with a step in the queue, and return it."""
+    from kale_magic.api.find import find_step
 
     with Client.connect(host=arguments.host) as client:
         target = find_step(client, arguments.step, here(client), is_acting=True)
-        release_step(client, target)
-    console.say(f"{target} is released")
-    return Exit.OK
+        deed(client, target)
+    return target
 
 
 def attach(arguments: argparse.Namespace, console: Console) -> int:
     """Run code in the kernel of a running step and print what it prints, or open a console on it."""
-    from kale_magic.api.find import Target, find_step, one_job, where_in
+    from kale_magic.api.find import find_step, one_job, where_in
     from kale_magic.api.visits import Visits
 
     def tell(target: Target) -> None:

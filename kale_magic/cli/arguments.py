@@ -52,7 +52,8 @@ def build_parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"kale {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", required=True)
-    _add_workflow_commands(commands)
+    _add_run_command(commands)
+    _add_file_commands(commands)
     _add_look_commands(commands)
     _add_act_commands(commands)
     _add_open_command(commands)
@@ -73,7 +74,7 @@ def _add(commands: Any, name: str, handler: str, does: str, *, json: bool = Fals
     return parser
 
 
-def _add_workflow_commands(commands: Any) -> None:
+def _add_run_command(commands: Any) -> None:
     run = _add(
         commands, "run", "workflow:run", "run a workflow and wait for it", json=True,
         more="Of a notebook, the %%kale_ cells are read; nothing of the notebook itself is run.",
@@ -116,6 +117,9 @@ def _add_workflow_commands(commands: Any) -> None:
         help="what to do at a gate: cancel the run (exit code 5; the default without a terminal), let it go on, or wait for a person",
     )
     run.add_argument("--timeout", metavar="S", type=seconds, help="stop waiting (exit code 4); the run goes on")
+
+
+def _add_file_commands(commands: Any) -> None:
     export = _add(
         commands,
         "export",

@@ -10,6 +10,7 @@ import json
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
+from kale_magic.executors._lines import LineStream
 from kale_proxy.tunnel import dialer
 from kale_proxy.tunnel.errors import TunnelError
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from kale_proxy.tunnel.route import Route
 
 _DIAL_S = 30.0
-_LINE_MAX = 64 << 20
 
 
 class Listener(Protocol):
@@ -31,10 +31,11 @@ class Listener(Protocol):
         """Take the end of a stream that had begun."""
 
 
-class Link(asyncio.Protocol):
+class Link(LineStream):
     """One stream. ``open_keys`` are the supervisors that have said hello, ``is_open`` says whether the pilot has."""
 
     def __init__(self, node: str, listener: Listener) -> None:
+        super().__init__()
         self.node = node
         self.way = ""
         self.is_open = False
@@ -42,8 +43,6 @@ class Link(asyncio.Protocol):
         self.expected: set[str] = set()  # supervisors that are there and have not said hello yet
         self._listener = listener
         self._pending: dict[str, dict[str, bytes]] = {}  # what waits for a supervisor that is being started
-        self._transport: asyncio.Transport | None = None
-        self._buffer = b""
 
     async def connect(self, route: Route) -> str:
         """Connect; return why not, empty if it is."""
@@ -91,25 +90,15 @@ class Link(asyncio.Protocol):
 
     # -- asyncio.Protocol --------------------------------------------------------------------------------
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport (asyncio calls it)."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        """Split lines and pass them on (asyncio calls it)."""
-        self._buffer += data
-        *lines, self._buffer = self._buffer.split(b"\n")
-        if len(self._buffer) > _LINE_MAX and self._transport is not None:
-            self._transport.abort()
-        for line in lines:
-            key, _, body = line.partition(b" ")
-            try:
-                message = json.loads(body)
-            except ValueError:
-                continue  # what it told is in the step's folder
-            if isinstance(message, dict):
-                self._take(key.decode(errors="replace"), message)
+    def line_received(self, line: bytes) -> None:
+        """Take one thing that a supervisor, or the pilot, says."""
+        key, _, body = line.partition(b" ")
+        try:
+            message = json.loads(body)
+        except ValueError:
+            return  # what it told is in the step's folder
+        if isinstance(message, dict):
+            self._take(key.decode(errors="replace"), message)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """Tell the listener (asyncio calls it)."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import kale_proxy
 from kale_magic.errors import SubmitError
+from kale_magic.executors._lines import LineStream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 START_S = 30.0
 _HELLO_S = 5.0
-_LINE_MAX = 64 << 20
 
 
 class Listener(Protocol):
@@ -43,7 +43,7 @@ class Listener(Protocol):
         """Take that it is not there, and why it could not be started; empty if that was not tried."""
 
 
-class Supervisor(asyncio.Protocol):
+class Supervisor(LineStream):
     """One supervisor as seen from the executor.
 
     Parameters
@@ -57,14 +57,13 @@ class Supervisor(asyncio.Protocol):
     """
 
     def __init__(self, folder: Path, listener: Listener, command: Callable[[str, Path], list[str]]) -> None:
+        super().__init__()
         self.folder = folder
         self.key = folder.name
         self.jobs: set[str] = set()  # uuids handed to it that are not over
         self.is_open = False
         self._listener = listener
         self._command = command
-        self._transport: asyncio.Transport | None = None
-        self._buffer = b""
         self._greeted: asyncio.Future[None] | None = None
         self._pid: int | None = None  # of the process we started, until its exit status is taken
         self._idle: asyncio.TimerHandle | None = None
@@ -146,24 +145,14 @@ class Supervisor(asyncio.Protocol):
 
     # -- asyncio.Protocol --------------------------------------------------------------------------------
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport (asyncio calls it)."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        """Split lines and pass them on (asyncio calls it)."""
-        self._buffer += data
-        *lines, self._buffer = self._buffer.split(b"\n")
-        if len(self._buffer) > _LINE_MAX and self._transport is not None:
-            self._transport.abort()
-        for line in lines:
-            try:
-                message = json.loads(line)
-            except ValueError:
-                continue  # a broken line is lost; what it told is in the step's folder
-            if isinstance(message, dict):
-                self._take(message)
+    def line_received(self, line: bytes) -> None:
+        """Take one thing that it says."""
+        try:
+            message = json.loads(line)
+        except ValueError:
+            return  # a broken line is lost; what it told is in the step's folder
+        if isinstance(message, dict):
+            self._take(message)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """Tell the listener (asyncio calls it)."""

@@ -20,7 +20,8 @@ from kale_magic.errors import KaleError, ManagerUnavailable, UnknownRunError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from kale_magic.client import Client, EventStream
+    from kale_magic._events import EventStream
+    from kale_magic.client import Client
     from kale_magic.magics.session import KaleMagics
 
 _BETWEEN_S = 0.2  # at most five updates a second

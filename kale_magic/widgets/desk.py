@@ -23,7 +23,8 @@ from kale_magic.render.view import Graph, graph_of_plan, graph_of_status
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from kale_magic.client import Client, EventStream
+    from kale_magic._events import EventStream
+    from kale_magic.client import Client
     from kale_magic.model.workflow import Workflow
 
 _BETWEEN_S = 0.2  # at most five updates a second
