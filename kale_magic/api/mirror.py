@@ -85,6 +85,9 @@ def fetch(client: Client, folder: str, patterns: Sequence[str], *, is_fresh: boo
     if not is_fresh and time.monotonic() - _seen.get(key, -_NOTICED_S) < _NOTICED_S:
         return here
     there = client.files(folder, list(patterns))
+    outside = [name for name in there if os.path.isabs(name) or ".." in Path(name).parts]
+    if outside:
+        raise UsageError(f"{client.host} names a file outside of {folder}: {outside[0]!r}. Nothing was fetched.", "Ask its administrators what answers there.")
     open_to_others = [name for name, item in there.items() if "outputs" in Path(name).parts and not item["is_own"]]
     if open_to_others:  # it would be unpickled here
         raise UsageError(f"{open_to_others[0]} of {folder} on {client.host} is not yours alone, so it is not taken.", "There: chmod go-w")
