@@ -56,7 +56,7 @@ def test_a_frozen_job_stands_on_its_node_with_what_srun_started_there_and_on_oth
     run = wf.submit()
     step = run["mpi"]
     files = [login.home / f"rank{rank}.txt" for rank in (0, 1)]
-    login.until(lambda: all(file.exists() for file in files), 60)
+    login.until(lambda: step.state == "running" and all(file.exists() for file in files), 60)
     step.pause(freeze=True)
     login.until(lambda: step.state == "paused")
     assert step.reason.startswith("frozen")
