@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from kale_magic.api.files import require_own
 from kale_magic.errors import UsageError
 from kale_magic.model.literals import from_literal
-from kale_proxy import inside, values
+from kale_proxy import checkpoints, inside, values
 from kale_proxy.record import now
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def _replace_outputs(target: Target, given: Mapping[str, object]) -> None:
         index[name] = {**info, "edited": {"by": who(), "at": now(), "old": f"{BEFORE}/{kept.name}"}}
         values.write_atomic(folder / values.INDEX, json.dumps(index, indent=1).encode(), is_durable=True)
     (folder / "new").rmdir()
-    inside.record_event(str(target.files), "edited", by=who(), names=list(given))
+    checkpoints.record_event(str(target.files), "edited", by=who(), names=list(given))
 
 
 def _new_folder(folder: Path, name: str) -> Path:

@@ -96,6 +96,7 @@ def build_step(given: SimpleNamespace, body: str, *, first_line: int, common: Co
         no_cache=given.no_cache,
         hold_s=given.hold,
         hold_on_failure_s=given.hold_on_failure,
+        warn_s=given.warn,
         executor=given.executor,
         tags=given.tags,
         first_line=first_line + text.skipped,

@@ -118,6 +118,7 @@ _RESOURCES = (
     Option("retries", Kind.COUNT, "how often to try again after a failure", "N", least=0),
     Option("hold", Kind.WALLTIME, "how long its kernel stays for a look after %kale_stop (10m if not said)", "30m"),
     Option("hold-on-failure", Kind.WALLTIME, "how long its kernel stays for a look after it has failed", "30m"),
+    Option("warn", Kind.WALLTIME, "how long before its walltime ends it is told to save (2m if not said)", "5m"),
     Option("no-cache", Kind.FLAG, "run it although nothing it depends on has changed"),
     _EXECUTOR,
     Option("tags", Kind.NAMES, "words to find the step by", "t1,t2"),

@@ -121,7 +121,7 @@ def step_words(step: Step) -> Iterator[str]:
         yield f"--retries {step.retries}"
     if step.no_cache:
         yield "--no-cache"
-    for name, held in (("hold", step.hold_s), ("hold-on-failure", step.hold_on_failure_s)):
+    for name, held in (("hold", step.hold_s), ("hold-on-failure", step.hold_on_failure_s), ("warn", step.warn_s)):
         if held is not None:
             yield f"--{name} {format_walltime(held)}"
     if step.executor:

@@ -182,6 +182,7 @@ class RunContext:
             is_gate=step.is_gate and not step.is_gate_release,
             hold_s=HOLD_S if step.hold_s is None else step.hold_s,
             hold_on_failure_s=step.hold_on_failure_s if step.hold_on_failure_s and attempt > step.retries else 0,
+            warn_s=step.warn_s,
             idle_s=step.idle_s,
             parents=self._parents(body),
         )

@@ -25,10 +25,10 @@ _COUNTS = ("nodes", "ntasks", "cpus", "gpus")
 _WORDS = ("queue", "account", "qos", "constraint", "reservation")
 _LISTS = ("native", "modules", "setup")
 _STEP_LISTS = ("after", "inputs", "outputs", "files_in", "files_out", "tags")
-_TIMES = ("hold", "hold_on_failure", "idle")
+_TIMES = ("hold", "hold_on_failure", "warn", "idle")
 _STEP_KEYS = (
     "description", "kind", "kernel", "notebook", "after", "inputs", "outputs", "params", "each", "zip", "files_in", "files_out",
-    "gate", "gate_release", "resources", "retries", "hold", "hold_on_failure", "idle", "no_cache", "executor", "tags", "code",
+    "gate", "gate_release", "resources", "retries", "hold", "hold_on_failure", "warn", "idle", "no_cache", "executor", "tags", "code",
 )  # fmt: skip
 _RESOURCE_KEYS = (
     *_COUNTS, "memory", "walltime", "queue", "account", "qos", "constraint", "reservation",

@@ -43,7 +43,7 @@ class Axis:
 class Step:
     """What one ``%%kale_step`` cell declares. Names in ``inputs`` are ``x`` or ``producer.x``.
 
-    ``notebook`` is the path, relative to the workflow's folder, of a step of that kind. ``is_gate``: it waits for a person before its code; ``is_gate_release``: before it is queued. ``hold_s`` and ``hold_on_failure_s`` say how long its kernel stays for a look after it was stopped or has failed.
+    ``notebook`` is the path, relative to the workflow's folder, of a step of that kind. ``is_gate``: it waits for a person before its code; ``is_gate_release``: before it is queued. ``hold_s`` and ``hold_on_failure_s`` say how long its kernel stays for a look after it was stopped or has failed, ``warn_s`` how long before its walltime ends it is told.
     With ``idle_s`` the kernel stays open after the code, for a notebook whose own kernel it is, until nobody has
     used it for so long. ``first_line`` is the line of the cell at which ``code`` begins, so that messages give the line the
     user sees; it is no part of the workflow.
@@ -70,6 +70,7 @@ class Step:
     no_cache: bool = False
     hold_s: int | None = None
     hold_on_failure_s: int | None = None
+    warn_s: int | None = None
     idle_s: int | None = None
     executor: str | None = None
     tags: tuple[str, ...] = ()

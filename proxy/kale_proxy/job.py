@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kale_proxy import attempt, procs
+from kale_proxy.checkpoints import ENDING
 from kale_proxy.claim import pid_start
 from kale_proxy.record import new_result, now, write_event
 from kale_proxy.stayopen import RESTART, VISITED
+from kale_proxy.values import write_atomic
 
 if TYPE_CHECKING:
     import socket
-    from pathlib import Path
 
     from kale_proxy.spec import JobResult, JobSpec
 
@@ -49,6 +52,7 @@ class Job:
         self.state = "running"
         self.reason = ""
         self.is_frozen = False
+        self.is_warned = False
         self.kill_reason: str | None = None
         self.kill_state = "failed"
         self.kill_at: float | None = None
@@ -87,6 +91,15 @@ class Job:
         if self.is_frozen:
             self.is_frozen = False
             procs.send(procs.tree(self.leader, self.spec.uuid), signal.SIGCONT)
+
+    def warn(self, words: str) -> None:
+        """Tell the step that its end is near: its Python code by a file (:mod:`kale_proxy.checkpoints`), bash by SIGUSR1 if it has a trap for that."""
+        self.is_warned = True
+        with contextlib.suppress(OSError):
+            write_atomic(Path(self.spec.folder) / ENDING, json.dumps({"at": now(), "reason": words}).encode())
+            write_event(self.spec, "warned", reason=words, state=self.state)
+        if self.spec.kind in {"shell", "script"}:
+            procs.send([pid for pid in procs.children(self.leader) if procs.catches(pid, signal.SIGUSR1)], signal.SIGUSR1)
 
     def kernel_pid(self) -> int:
         """Return the process that holds the kernel: the job's own, or the one a foreign kernel was started as."""

@@ -143,6 +143,7 @@ class _Maker:
             no_cache=self.rng.choice([False, True]),
             hold_s=self.rng.choice([None, 1800]),
             hold_on_failure_s=self.rng.choice([None, 90]),
+            warn_s=self.rng.choice([None, 300]),
             executor=self.rng.choice([None, "local"]),
         )
 
