@@ -40,7 +40,8 @@ class Settings:
     ``hosts`` what is known of such hosts, by name; ``open_template`` the notebook that ``%kale_open`` begins with
     (None: Kale's own). ``slurm_poll_s`` is how often Slurm's queue is looked at when things happen there,
     ``slurm_grace_s`` how long a job must be missing from it to count as gone, ``slurm_max_jobs`` how many jobs are
-    in it at most at once, ``slurm_command_s`` how long one of Slurm's commands may take.
+    in it at most at once, ``slurm_command_s`` how long one of Slurm's commands may take. ``container_runtime`` is the program
+    that runs containers (empty: what there is on the node), ``container_bind`` are folders that all of them see.
     """
 
     state_dir: Path
@@ -57,6 +58,8 @@ class Settings:
     slurm_grace_s: float = 60.0
     slurm_max_jobs: int = 1000
     slurm_command_s: float = 60.0
+    container_runtime: str = ""
+    container_bind: tuple[str, ...] = ()
 
     @property
     def database(self) -> Path:
@@ -89,7 +92,7 @@ class Settings:
         return self.socket_dir / "w"
 
 
-# Each row: section and key of config.toml, variable, field, type (None: an amount of memory; str: a file)
+# Each row: section and key of config.toml, variable, field, type (None: an amount of memory; str: a file; else what :func:`_taken` knows)
 _KEYS = (
     ("manager", "idle_stop_s", "KALE_IDLE_S", "idle_stop_s", float),
     ("manager", "keep_events", "KALE_KEEP_EVENTS", "keep_events", int),
@@ -100,6 +103,8 @@ _KEYS = (
     ("slurm", "grace_s", "KALE_SLURM_GRACE_S", "slurm_grace_s", float),
     ("slurm", "max_jobs", "KALE_SLURM_MAX_JOBS", "slurm_max_jobs", int),
     ("slurm", "command_s", "KALE_SLURM_COMMAND_S", "slurm_command_s", float),
+    ("container", "runtime", "KALE_CONTAINER_RUNTIME", "container_runtime", "runtime"),
+    ("container", "bind", "KALE_CONTAINER_BIND", "container_bind", "folders"),
     ("open", "template", "KALE_OPEN_TEMPLATE", "open_template", str),
 )
 
@@ -129,7 +134,7 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         if variable in environ:
             raw, source = environ[variable], variable
         if raw is not None:
-            values[name] = _file(raw, path.parent, source) if kind is str else _value(raw, kind, source)
+            values[name] = _taken(raw, kind, path.parent, source)
     values["hosts"] = _hosts(table.pop("hosts", {}), path)
     for section, rest in table.items():
         known = sorted(key for part, key, *_ in _KEYS if part == section)
@@ -167,17 +172,41 @@ def _read(path: Path) -> dict[str, Any]:
     return {section: dict(part) if isinstance(part, dict) else {section: part} for section, part in table.items()}
 
 
+def _taken(raw: object, kind: type | str | None, folder: Path, source: str) -> object:
+    if kind == "runtime":
+        return _runtime(raw, source)
+    if kind == "folders":
+        return _folders(raw, source)
+    return _file(raw, folder, source) if kind is str else _value(raw, kind, source)
+
+
+def _runtime(raw: object, source: str) -> str:
+    from kale_proxy.container import RUNTIMES
+
+    if raw not in RUNTIMES:
+        raise ConfigError(f"{source} = {raw!r} is no container runtime.", f"There is: {', '.join(RUNTIMES)}.")
+    return str(raw)
+
+
+def _folders(raw: object, source: str) -> tuple[str, ...]:
+    """Read a list of folders, or as a variable has it with colons between them."""
+    items = raw.split(":") if isinstance(raw, str) else raw
+    if not isinstance(items, list) or not all(isinstance(item, str) and item.startswith("/") for item in items):
+        raise ConfigError(f"{source} = {raw!r} is no list of folders.", 'Write bind = ["/scratch", "/data"].')
+    return tuple(items)
+
+
 def _file(raw: object, folder: Path, source: str) -> Path:
     if not isinstance(raw, str) or not raw:
         raise ConfigError(f"{source} = {raw!r} is no file.", "Give its path in quotes; a relative one begins at the state folder.")
     return folder / os.path.expanduser(raw)
 
 
-def _value(raw: object, kind: type | None, source: str) -> object:
+def _value(raw: object, kind: type | str | None, source: str) -> object:
     from kale_magic.model.resources import parse_memory
 
     try:
-        value = parse_memory(str(raw)) if kind is None else kind(raw)
+        value = kind(raw) if isinstance(kind, type) else parse_memory(str(raw))
         if value < 0:
             raise ValueError
     except Exception as exc:

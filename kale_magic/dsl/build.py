@@ -136,6 +136,7 @@ def _resources(given: SimpleNamespace) -> Resources:
         modules=given.modules,
         env=tuple(given.env.items()),
         setup=given.setup,
+        container=given.container,
     )
 
 
@@ -189,6 +190,8 @@ def check_step(step: Step, *, common: Collection[str] | None = ()) -> None:
 def _check_words(step: Step) -> None:
     if step.is_gate and not step.is_gate_release and step.kind in {StepKind.SHELL, StepKind.SCRIPT}:
         raise UsageError(f"Step {step.name} is a gate, which needs a kernel to work in; a {step.kind} step has none.", "Write --gate-release.")
+    if step.resources.container and step.kind is StepKind.KERNEL and step.kernel != "python3":
+        raise UsageError(f"Step {step.name} has --container and --kernel {step.kernel}.", "In a container the kernel is the image's own python3: leave --kernel out, or write a --shell step.")
     for output in step.outputs:
         if not output.isidentifier():
             raise UsageError(f"--outputs {output!r} of step {step.name} is no name of a variable.", "Write --outputs u,v.")

@@ -115,6 +115,7 @@ _RESOURCES = (
     Option("modules", Kind.NAMES, "environment modules to load", "m1,m2"),
     Option("env", Kind.ENV, "environment variables", "K=V"),
     Option("setup", Kind.TEXTS, "a shell line to run before the step", "'source x'"),
+    Option("container", Kind.TEXT, "run it in this image (Apptainer, Singularity or Charliecloud)", "IMAGE.sif"),
     Option("retries", Kind.COUNT, "how often to try again after a failure", "N", least=0),
     Option("hold", Kind.WALLTIME, "how long its kernel stays for a look after %kale_stop (10m if not said)", "30m"),
     Option("hold-on-failure", Kind.WALLTIME, "how long its kernel stays for a look after it has failed", "30m"),

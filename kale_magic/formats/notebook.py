@@ -145,6 +145,8 @@ def _resource_words(resources: Resources) -> Iterator[str]:
     if resources.env:
         yield " ".join(["--env", *(f"{name}={quote(value)}" for name, value in resources.env)])
     yield from (f"--setup {quote(line)}" for line in resources.setup)
+    if resources.container:
+        yield f"--container {quote(resources.container)}"
 
 
 def _lists(*options: tuple[str, Iterable[str]]) -> Iterator[str]:

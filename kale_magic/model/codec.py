@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 SCHEMA_ID = "kale-magic.org/v1"
 _TEXTS = ("description", "executor", "directory")
 _COUNTS = ("nodes", "ntasks", "cpus", "gpus")
-_WORDS = ("queue", "account", "qos", "constraint", "reservation")
+_WORDS = ("queue", "account", "qos", "constraint", "reservation", "container")
 _LISTS = ("native", "modules", "setup")
 _STEP_LISTS = ("after", "inputs", "outputs", "files_in", "files_out", "tags")
 _TIMES = ("hold", "hold_on_failure", "warn", "idle")
@@ -32,7 +32,7 @@ _STEP_KEYS = (
 )  # fmt: skip
 _RESOURCE_KEYS = (
     *_COUNTS, "memory", "walltime", "queue", "account", "qos", "constraint", "reservation",
-    "modules", "env", "setup", "native",
+    "modules", "env", "setup", "container", "native",
 )  # fmt: skip
 
 Path = tuple[str | int, ...]

@@ -50,7 +50,7 @@ def run(job: Path, *, is_ranked: bool = False) -> int:
         spec = of_rank(spec, int(os.environ.get("SLURM_PROCID", "0")))
     folder = places.private_dir(places.socket_dir() / "j" / f"{os.getpid()}")
     app = None
-    if spec.kind == "python":
+    if spec.is_warm:
         from kale_proxy.serve import prepare
 
         app = prepare(folder)

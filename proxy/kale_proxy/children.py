@@ -69,7 +69,7 @@ def preload() -> None:
 def run_job(app: StepApp | None, spec: JobSpec, live: Path, link: socket.socket) -> int:
     """Run one attempt in this process; return its exit code."""
     _become_leader(live)
-    if spec.kind == "python":
+    if spec.is_warm:
         assert app is not None
         start_kernel(app, live)
     return _run(app, spec, live, link)
@@ -102,12 +102,12 @@ def start_kernel(app: StepApp, live: Path) -> None:
 def _run(app: StepApp | None, spec: JobSpec, live: Path, link: socket.socket) -> int:
     try:
         parents.require(spec)
-        if spec.kind == "python":
+        if spec.is_warm:
             from kale_proxy.steprun import StepRun
 
             assert app is not None
             StepRun(app, spec, link).run()
-        elif spec.kind == "kernel":
+        elif spec.kind in {"python", "kernel"}:
             from kale_proxy.kernelrun import KernelRun
 
             KernelRun(spec, live, link).run()

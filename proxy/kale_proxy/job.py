@@ -99,7 +99,13 @@ class Job:
             write_atomic(Path(self.spec.folder) / ENDING, json.dumps({"at": now(), "reason": words}).encode())
             write_event(self.spec, "warned", reason=words, state=self.state)
         if self.spec.kind in {"shell", "script"}:
-            procs.send([pid for pid in procs.children(self.leader) if procs.catches(pid, signal.SIGUSR1)], signal.SIGUSR1)
+            procs.send([pid for pid in self._scripts() if procs.catches(pid, signal.SIGUSR1)], signal.SIGUSR1)
+
+    def _scripts(self) -> list[int]:
+        """Return the process of the step's script; in a container its runtime may be between, and catches all signals."""
+        if self.spec.container is None:
+            return procs.children(self.leader)
+        return [pid for pid in procs.tree(self.leader, self.spec.uuid) if procs.name(pid) == "bash"]
 
     def kernel_pid(self) -> int:
         """Return the process that holds the kernel: the job's own, or the one a foreign kernel was started as."""
@@ -201,8 +207,8 @@ class Job:
     def _exit_words(self, code: int) -> str:
         if code == attempt.BROKEN:
             return f"Kale's own worker failed; its report: {self.raw_log().strip()[-2000:]}"
-        if self.spec.kind in {"kernel", "notebook"}:
-            return f"the kernel {self.spec.kernel or 'of the notebook'} ended with exit code {code} while the cell ran"
+        if self.spec.kind in {"kernel", "notebook"} or self.spec.container:
+            return f"the kernel {self.spec.kernel or 'of the step'} ended with exit code {code} while the cell ran"
         return f"the process left by os._exit({code}) or a library's exit({code}), so no outputs were saved"
 
     def unrecorded(self) -> JobResult:

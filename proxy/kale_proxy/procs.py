@@ -82,6 +82,15 @@ def children(pid: int) -> list[int]:
         return []
 
 
+def name(pid: int) -> str:
+    """Return a process's name, empty when it is gone."""
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as stream:
+            return stream.read().strip()
+    except OSError:
+        return ""
+
+
 def catches(pid: int, signum: signal.Signals) -> bool:
     """Whether a process has a handler of its own for a signal, as bash for a ``trap``."""
     with contextlib.suppress(OSError, ValueError), open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as stream:

@@ -75,6 +75,15 @@ class LimitSpec:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ContainerSpec:
+    """An image in which the step's code runs; ``runtime`` empty: what there is on the node. ``binds`` are folders that it sees besides the step's."""
+
+    image: str
+    runtime: str = ""
+    binds: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class JobSpec:
     """One attempt of one step (or point). Paths are absolute on the node."""
 
@@ -98,6 +107,7 @@ class JobSpec:
     files_out: tuple[str, ...] = ()
     env: dict[str, str] = field(default_factory=dict)  # added to the worker's own
     limits: LimitSpec = field(default_factory=LimitSpec)
+    container: ContainerSpec | None = None
     is_gate: bool = False  # it waits for a person before its code
     hold_s: float = 600.0  # how long a stopped step's kernel stays for a look
     hold_on_failure_s: float = 0.0  # the same after its code has failed
@@ -138,9 +148,16 @@ class JobSpec:
             for item in data["inputs"]
         )
         limits = LimitSpec(**{**data["limits"], "gpus": tuple(data["limits"]["gpus"])})
-        lists = {name: tuple(data[name]) for name in ("outputs", "files_in", "files_out")}
+        lists: dict[str, Any] = {name: tuple(data[name]) for name in ("outputs", "files_in", "files_out")}
         parents = tuple(ParentSpec(**item) for item in data.get("parents", ()))
+        if (box := data.get("container")) is not None:
+            lists["container"] = ContainerSpec(**{**box, "binds": tuple(box["binds"])})
         return cls(**{**data, **lists, "inputs": inputs, "limits": limits, "parents": parents})
+
+    @property
+    def is_warm(self) -> bool:
+        """Whether its kernel is forked from a warm process, and not started as a program of its own."""
+        return self.kind == "python" and self.container is None
 
     def warn_before_s(self) -> float:
         """Return how many seconds before its end it is told of it."""

@@ -230,7 +230,7 @@ class Supervisor:
 
     def begin(self, spec: JobSpec) -> None:
         """Run one attempt: hand it to a spare, or fork a process for it."""
-        if spec.kind == "python" and self.spares:
+        if spec.is_warm and self.spares:
             spare = self.spares.pop(0)
             spare.give(spec)
             job = Job(spec, spare.pid, spare.live, spare.link, spare.agent_listener)
