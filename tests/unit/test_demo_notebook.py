@@ -48,6 +48,20 @@ def test_demo_declares_the_four_steps_and_their_edges_come_from_names():
     assert plan.steps["curve"].point_count == 7
 
 
+def test_the_demo_with_a_gate_declares_its_steps_and_their_edges_come_from_names():
+    workflow = read_notebook(DEMO.with_name("03_mass_spec_imaging.ipynb"))
+    plan = resolve(workflow)
+    assert {name: set(step.parents) for name, step in plan.steps.items()} == {
+        "acquire": set(),
+        "pick": {"acquire"},
+        "images": {"acquire", "pick"},
+        "region": {"images", "pick"},
+        "segment": {"region"},
+        "compare": {"acquire", "pick", "region", "segment"},
+    }
+    assert [name for name, step in workflow.steps.items() if step.is_gate] == ["region"]
+
+
 def test_demo_needs_only_what_its_extra_installs(notebook):
     roots = set()
     for cell in notebook.cells:
