@@ -244,12 +244,9 @@ def points_of(client: Asks, run: str, step: str) -> list[dict[str, object]]:
         raise UnknownStepError(f"Run {run} has no step {step}.", _suggest(step, status["steps"])) from None
     if not points:
         return []
-    folder = Path(status["folder"])
-    if client.host:
-        from kale_magic.api import mirror
+    from kale_magic.api import mirror
 
-        folder = mirror.fetch(client, str(folder), ("workflow.yaml",))  # type: ignore[arg-type]
-    return _points(folder / "workflow.yaml", step)
+    return _points(mirror.run_folder(client, str(status["folder"]), "workflow.yaml") / "workflow.yaml", step)
 
 
 @lru_cache(maxsize=64)

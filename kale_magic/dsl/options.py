@@ -179,7 +179,7 @@ SPECS: dict[str, Spec] = {
     "submit_cell": Spec(
         "Declare this cell as a step and submit it now, alone; a cell with #SBATCH or #PBS lines is a batch script.",
         (_NAME,),
-        _STEP_OPTIONS,
+        (*_STEP_OPTIONS, _POOL),
         sign="%%",
     ),
     "status": Spec("Show how a run goes.", (_RUN,)),
@@ -196,6 +196,8 @@ SPECS: dict[str, Spec] = {
             Option("downstream", Kind.FLAG, "also run what depends on it"),
             Option("edit", Kind.FLAG, "put its cell into the notebook instead, to be changed"),
             Option("from-start", Kind.FLAG, "do not go on from its checkpoint"),
+            Option("executor", Kind.TEXT, "where it runs, if not where the earlier run did", "E"),
+            _POOL,
             Option("wait", Kind.FLAG, "return when the run has ended"),
         ),
     ),
