@@ -288,10 +288,10 @@ def _reach(found: Mapping[str, Any]) -> Reach | None:
     """Return the way to a step whose kernel is on another host; None if it is on this one."""
     if not found.get("login") and not found.get("node"):
         return None
-    from kale_proxy.tunnel.route import Reach
+    from kale_proxy.tunnel.route import Door, Reach
 
     words = {name: str(found.get(name) or "") for name in ("login", "node", "job_id")}
-    return Reach.of(str(found.get("live") or ""), str(found.get("key") or ""), python=str(found.get("python") or "python3"), **words)
+    return Reach.of(str(found.get("live") or ""), str(found.get("key") or ""), python=str(found.get("python") or "python3"), door=Door.of(found.get("door")), **words)
 
 
 def _newest_with(client: Asks, step: str, scope: Scope, *, is_acting: bool) -> Target:
