@@ -123,7 +123,7 @@ _RESOURCES = (
     Option("tags", Kind.NAMES, "words to find the step by", "t1,t2"),
 )
 _STEP_OPTIONS = (*_DECLARE, *_RESOURCES)
-PARTS = ("dag", "step", "logs", "plots", "queue", "resources", "ssh")  # of the dashboard
+PARTS = ("dag", "step", "logs", "plots", "pools", "queue", "resources", "ssh")  # of the dashboard
 _OF_A_POOL = ("nodes", "cpus", "gpus", "memory", "walltime", "queue", "account", "qos", "constraint", "reservation", "native")
 _POOL = Option("pool", Kind.TEXT, "the open pool into which steps go without queueing, if they name no executor", "P")
 _NAME = Positional("NAME", "the step's name: a letter, then letters, digits, _ or -")
