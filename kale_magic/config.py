@@ -40,7 +40,8 @@ class Settings:
     ``hosts`` what is known of such hosts, by name; ``open_template`` the notebook that ``%kale_open`` begins with
     (None: Kale's own). ``slurm_poll_s`` is how often Slurm's queue is looked at when things happen there,
     ``slurm_grace_s`` how long a job must be missing from it to count as gone, ``slurm_max_jobs`` how many jobs are
-    in it at most at once, ``slurm_command_s`` how long one of Slurm's commands may take.
+    in it at most at once, ``slurm_command_s`` how long one of Slurm's commands may take; ``slurm_listen`` whether
+    kernels of its jobs listen on TCP too, by CURVE.
     """
 
     state_dir: Path
@@ -57,6 +58,7 @@ class Settings:
     slurm_grace_s: float = 60.0
     slurm_max_jobs: int = 1000
     slurm_command_s: float = 60.0
+    slurm_listen: bool = False
 
     @property
     def database(self) -> Path:
@@ -89,7 +91,7 @@ class Settings:
         return self.socket_dir / "w"
 
 
-# Each row: section and key of config.toml, variable, field, type (None: an amount of memory; str: a file)
+# Each row: section and key of config.toml, variable, field, type (None: an amount of memory; str: a file; bool: yes or no)
 _KEYS = (
     ("manager", "idle_stop_s", "KALE_IDLE_S", "idle_stop_s", float),
     ("manager", "keep_events", "KALE_KEEP_EVENTS", "keep_events", int),
@@ -100,10 +102,12 @@ _KEYS = (
     ("slurm", "grace_s", "KALE_SLURM_GRACE_S", "slurm_grace_s", float),
     ("slurm", "max_jobs", "KALE_SLURM_MAX_JOBS", "slurm_max_jobs", int),
     ("slurm", "command_s", "KALE_SLURM_COMMAND_S", "slurm_command_s", float),
+    ("slurm", "listen", "KALE_SLURM_LISTEN", "slurm_listen", bool),
     ("open", "template", "KALE_OPEN_TEMPLATE", "open_template", str),
 )
 
 
+_WORDS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False, "": False}
 VARIABLES = frozenset(variable for _, _, variable, _, _ in _KEYS)
 
 
@@ -176,6 +180,11 @@ def _file(raw: object, folder: Path, source: str) -> Path:
 def _value(raw: object, kind: type | None, source: str) -> object:
     from kale_magic.model.resources import parse_memory
 
+    if kind is bool:
+        known = _WORDS.get(str(raw).lower())
+        if known is None:
+            raise ConfigError(f"{source} = {raw!r} is neither true nor false.")
+        return known
     try:
         value = parse_memory(str(raw)) if kind is None else kind(raw)
         if value < 0:

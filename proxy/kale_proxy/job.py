@@ -47,6 +47,7 @@ class Job:
         self.agent_listener = agent_listener
         self.agent_pid: int | None = None
         self.heard = b""  # the beginning of a line
+        self.door_pid: int | None = None
         self.at = now()
         self.started = time.monotonic()
         self.state = "running"
