@@ -120,6 +120,7 @@ _RESOURCES = (
     Option("hold", Kind.WALLTIME, "how long its kernel stays for a look after %kale_stop (10m if not said)", "30m"),
     Option("hold-on-failure", Kind.WALLTIME, "how long its kernel stays for a look after it has failed", "30m"),
     Option("warn", Kind.WALLTIME, "how long before its walltime ends it is told to save (2m if not said)", "5m"),
+    Option("reuse-kernel", Kind.FLAG, "run the points of --each one after another in kernels that stay warm"),
     Option("no-cache", Kind.FLAG, "run it although nothing it depends on has changed"),
     _EXECUTOR,
     Option("tags", Kind.NAMES, "words to find the step by", "t1,t2"),

@@ -4,7 +4,7 @@ Owns the ``checkpoint`` folder of a step. Imported by users' code, as ``kale_mag
 environment that has no Kale; so it is standard library only, and for Python 3.8 on. Outside of Kale (no
 ``KALE_STEP_FOLDER``) nothing is written.
 
-That the end is near, a step learns by the file ``ending.json`` in its folder, which its supervisor writes
+That the end is near, a step learns by the file ``ending.json`` in its live folder (``KALE_LIVE``), which its supervisor writes
 (:meth:`kale_proxy.job.Job.warn`), or by SIGTERM, which a batch system sends to all processes of a job at once.
 """
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
 CHECKPOINT = "checkpoint"
-ENDING = "ending.json"  # in the step's folder once it was told that its end is near
+ENDING = "ending.json"  # in the step's live folder once it was told that its end is near
 _LOOK_S = 0.1
 _WATCH_S = 0.25
 _LONG_S = 1.0  # there may be seconds left at most
@@ -77,7 +77,7 @@ class Checkpoint:
         number = int((_current(home) or {}).get("number", 0)) + 1
         folder = home / str(number)
         shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed here
-        home.mkdir(mode=0o700, exist_ok=True)
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
         save_all(values, folder, portable=vars(sys.modules["__main__"]))
         write_atomic(home / "current.json", json.dumps({"number": number, "at": iso(time.time())}).encode(), is_durable=True)
         for old in home.iterdir():
@@ -112,7 +112,7 @@ class Checkpoint:
         """
         if not step_folder():
             return False
-        if self._end is None or self._end.pid != os.getpid():
+        if self._end is None or (self._end.pid, self._end.folder) != (os.getpid(), step_folder()):  # a kernel may run many points
             self._end = _End(self)
         if functions:
             self._end.register(functions)
@@ -147,12 +147,14 @@ class _End:
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.pid = os.getpid()
         self._save_values = checkpoint
-        self._path = os.path.join(step_folder(), ENDING)
+        self.folder = step_folder()
+        self._path = os.path.join(os.environ.get("KALE_LIVE", self.folder), ENDING)
         self._is_warned = self._is_termed = self._has_saved = self._is_saving = False
         self._next_look = self._next_save = self._took = 0.0
         self._functions: list[Callable[[], dict[str, Any]]] = []
         self._signal = 0
-        is_ours_to_take = signal.getsignal(signal.SIGTERM) in (signal.SIG_DFL, None)
+        handler = signal.getsignal(signal.SIGTERM)
+        is_ours_to_take = handler in (signal.SIG_DFL, None) or isinstance(getattr(handler, "__self__", None), _End)
         if is_ours_to_take and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._term)
 

@@ -177,7 +177,10 @@ class KernelRun:
 
     def _cells(self) -> JobResult:
         spec = self.spec
-        prelude = self._prelude()
+        try:
+            prelude = self._prelude()
+        except values.ValueFileError as exc:
+            return self._result("failed", f"step `{spec.step}` could not get its inputs: {exc}")
         if prelude is None:
             return self._result("failed", f"--params and --inputs can't be given to a {self.language} kernel yet: use --env and --files-in")
         if (failure := self._prepare(prelude)) is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kale_proxy import values
@@ -25,7 +26,8 @@ def python_prelude(spec: JobSpec) -> str:
     if spec.inputs:
         lines += [VALUES, "from pathlib import Path as _p"]
     for item in spec.inputs:
-        loads = [f"_kale_values.load(_p({folder!r}), {item.output!r})" for folder in item.folders]
+        paths = [str(values.file_of(Path(folder), item.output, Path(spec.folder) / "inputs")) for folder in item.folders]
+        loads = [f"_kale_values.load_file(_p({path!r}), {item.output!r})" for path in paths]
         lines.append(f"{item.name} = [{', '.join(loads)}]" if item.gather else f"{item.name} = {loads[0]}")
         if item.gather:
             lines.append(f"{item.name}_params = [{', '.join(item.gather_params)}]")

@@ -84,6 +84,17 @@ class ContainerSpec:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class PointSpec:
+    """One point of a sweep for a kernel that runs many: what differs from point to point."""
+
+    point: int
+    uuid: str
+    attempt: int
+    params: dict[str, str]
+    env: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class JobSpec:
     """One attempt of one step (or point). Paths are absolute on the node."""
 
@@ -116,6 +127,8 @@ class JobSpec:
     idle_s: float | None = None  # its kernel stays after the code, until nobody has used it for so long
     parents: tuple[ParentSpec, ...] = ()  # checked by the job itself where a queue's word for it is not enough
     keys: str = ""  # folder on the shared disk where it tells where its kernel is, and its key; empty: nowhere
+    lane: int | None = None  # it is the kernel of this number of a --reuse-kernel sweep, whose ``folder`` is the step's
+    points: tuple[PointSpec, ...] = ()  # of such a kernel: those to begin with; more are handed to it while it runs
     listens: bool = False  # on TCP too, by CURVE, where visitors have no other way to its node
     version: int = SPEC_VERSION
 
@@ -153,7 +166,8 @@ class JobSpec:
         parents = tuple(ParentSpec(**item) for item in data.get("parents", ()))
         if (box := data.get("container")) is not None:
             lists["container"] = ContainerSpec(**{**box, "binds": tuple(box["binds"])})
-        return cls(**{**data, **lists, "inputs": inputs, "limits": limits, "parents": parents})
+        points = tuple(PointSpec(**item) for item in data.get("points", ()))
+        return cls(**{**data, **lists, "inputs": inputs, "limits": limits, "parents": parents, "points": points})
 
     @property
     def is_warm(self) -> bool:

@@ -171,3 +171,24 @@ def test_the_worker_of_a_batch_job_tells_its_step_and_gives_it_time(tmp_path):
     assert json.loads((tmp_path / "s" / "result.json").read_text())["reason"] == "ended by the batch system (SIGTERM)"
     worker.communicate()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_each_point_of_a_kept_kernel_is_told_by_its_own_walltime(kale_home, tmp_path):
+    from kale_magic import Workflow
+
+    code = """
+import time
+from kale_magic.inside import checkpoint
+i, near = 0, False
+while not near:
+    i += 1
+    time.sleep(0.01)
+    near = checkpoint.keep(i=i, p=p)
+kept = checkpoint.load()["p"]
+"""
+    wf = Workflow("w", folder=tmp_path)
+    wf.step("s", code, each={"p": [1, 2]}, reuse_kernel=True, walltime="4s", warn="3s", outputs=["kept", "i"])
+    run = wf.submit(cache=False)
+    assert run.wait(60) == "completed", run.status()["steps"]
+    assert run["s"].pull("kept") == [1, 2]
+    assert min(run["s"].pull("i")) > 20

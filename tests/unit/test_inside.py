@@ -17,6 +17,7 @@ from kale_proxy import inside
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Be a step whose folder this is."""
     monkeypatch.setenv("KALE_STEP_FOLDER", str(tmp_path))
+    monkeypatch.setenv("KALE_LIVE", str(tmp_path))
     monkeypatch.setattr(inside, "_writer", None)
     (tmp_path / "job.json").write_text(json.dumps({"params": {"n": "10", "name": "'x'", "bad": "nan"}}))
     return tmp_path
