@@ -253,7 +253,7 @@ class Executor(ABC):
     async def survey(self, *, is_all: bool) -> list[dict[str, Any]]:  # noqa: ARG002
         """Return the batch system's own queue: this user's jobs, or everyone's.
 
-        Each a dict of ``native_id name user state reason partition nodes node time_left_s starts_at``, all text but
+        Each a dict of ``native_id name user state reason partition nodes node time_left starts_at``, all text but
         the numbers; what is not known is missing. Empty where there is no such system.
 
         Raises

@@ -144,7 +144,7 @@ class Client:
         python : str or None
             Interpreter of the steps; None is this process's.
         environ : mapping of str to str
-            Environment of the steps, cleaned; None is this process's, cleaned.
+            Environment of the steps, cleaned; None is this process's, cleaned. On a login host it is its manager's.
         token : str or None
             What makes this submit one and the same when it is asked again; None makes one for this call.
         **more
@@ -161,7 +161,9 @@ class Client:
         """
         from kale_magic._packages import installed
 
-        if environ is None and not self.host:
+        if self.host:
+            environ = None
+        elif environ is None:
             from kale_magic.model.environment import clean_environment
 
             environ, _ = clean_environment(os.environ)

@@ -43,7 +43,8 @@ class Settings:
     (None: Kale's own). ``manager_host`` is the login host, of this same home, on which the manager is started (empty: where the
     client is). ``slurm_poll_s`` is how often Slurm's queue is looked at when things happen there,
     ``slurm_grace_s`` how long a job must be missing from it to count as gone, ``slurm_max_jobs`` how many jobs are
-    in it at most at once, ``slurm_command_s`` how long one of Slurm's commands may take.
+    in it at most at once, ``slurm_command_s`` how long one of Slurm's commands may take; ``slurm_listen`` whether
+    kernels of its jobs listen on TCP too, by CURVE.
     """
 
     state_dir: Path
@@ -61,6 +62,7 @@ class Settings:
     slurm_grace_s: float = 60.0
     slurm_max_jobs: int = 1000
     slurm_command_s: float = 60.0
+    slurm_listen: bool = False
 
     @property
     def there(self) -> HostSettings:
@@ -98,7 +100,7 @@ class Settings:
         return self.socket_dir / "w"
 
 
-# Each row: section and key of config.toml, variable, field, type (None: an amount of memory; str: a file; object: a host)
+# Each row: section and key of config.toml, variable, field, type (None: an amount of memory; str: a file; bool: yes or no; object: a host)
 _KEYS = (
     ("manager", "host", "KALE_MANAGER_HOST", "manager_host", object),
     ("manager", "idle_stop_s", "KALE_IDLE_S", "idle_stop_s", float),
@@ -110,11 +112,13 @@ _KEYS = (
     ("slurm", "grace_s", "KALE_SLURM_GRACE_S", "slurm_grace_s", float),
     ("slurm", "max_jobs", "KALE_SLURM_MAX_JOBS", "slurm_max_jobs", int),
     ("slurm", "command_s", "KALE_SLURM_COMMAND_S", "slurm_command_s", float),
+    ("slurm", "listen", "KALE_SLURM_LISTEN", "slurm_listen", bool),
     ("open", "template", "KALE_OPEN_TEMPLATE", "open_template", str),
 )
 
 
 _HOST = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.@:+-]{0,252})?")
+_WORDS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False, "": False}
 VARIABLES = frozenset(variable for _, _, variable, _, _ in _KEYS)
 
 
@@ -193,6 +197,11 @@ def _host(raw: object, source: str) -> str:
 def _value(raw: object, kind: type | None, source: str) -> object:
     from kale_magic.model.resources import parse_memory
 
+    if kind is bool:
+        known = _WORDS.get(str(raw).lower())
+        if known is None:
+            raise ConfigError(f"{source} = {raw!r} is neither true nor false.")
+        return known
     try:
         value = parse_memory(str(raw)) if kind is None else kind(raw)
         if value < 0:

@@ -244,12 +244,9 @@ def points_of(client: Asks, run: str, step: str) -> list[dict[str, object]]:
         raise UnknownStepError(f"Run {run} has no step {step}.", _suggest(step, status["steps"])) from None
     if not points:
         return []
-    folder = Path(status["folder"])
-    if client.host:
-        from kale_magic.api import mirror
+    from kale_magic.api import mirror
 
-        folder = mirror.fetch(client, str(folder), ("workflow.yaml",))  # type: ignore[arg-type]
-    return _points(folder / "workflow.yaml", step)
+    return _points(mirror.run_folder(client, str(status["folder"]), "workflow.yaml") / "workflow.yaml", step)
 
 
 @lru_cache(maxsize=64)
@@ -291,10 +288,10 @@ def _reach(found: Mapping[str, Any]) -> Reach | None:
     """Return the way to a step whose kernel is on another host; None if it is on this one."""
     if not found.get("login") and not found.get("node"):
         return None
-    from kale_proxy.tunnel.route import Reach
+    from kale_proxy.tunnel.route import Door, Reach
 
     words = {name: str(found.get(name) or "") for name in ("login", "node", "job_id")}
-    return Reach.of(str(found.get("live") or ""), str(found.get("key") or ""), python=str(found.get("python") or "python3"), **words)
+    return Reach.of(str(found.get("live") or ""), str(found.get("key") or ""), python=str(found.get("python") or "python3"), door=Door.of(found.get("door")), **words)
 
 
 def _newest_with(client: Asks, step: str, scope: Scope, *, is_acting: bool) -> Target:

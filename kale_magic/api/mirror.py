@@ -22,6 +22,7 @@ from kale_proxy.tunnel.errors import TunnelError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from kale_magic.api.find import Asks
     from kale_magic.client import Client
 
 _PART = "kale-part"
@@ -110,6 +111,17 @@ def fetch(client: Client, folder: str, patterns: Sequence[str], *, is_fresh: boo
         del _seen[old]
     _seen[key] = now
     return here
+
+
+def run_folder(client: Asks, folder: str, *patterns: str) -> Path:
+    """Return the folder of a run, to read from: itself, or a copy here of those files of it, on a login host, that match.
+
+    Raises
+    ------
+    UsageError
+        They can't be fetched.
+    """
+    return fetch(client, folder, patterns) if client.host else Path(folder)  # type: ignore[arg-type]
 
 
 def _download(host: str, folder: str, here: Path, due: Mapping[str, Mapping[str, Any]]) -> None:

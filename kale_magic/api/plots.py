@@ -53,8 +53,8 @@ def of_metrics(sources: Sequence[Source], names: Sequence[str]) -> Series:
     return dict(list(found.items())[:_MOST_LINES])
 
 
-def of_table(path: Path, x: str | None, ys: Sequence[str]) -> Series:
-    """Return a line for each column of a text table (commas, semicolons, tabs or spaces; the first line names columns).
+def of_table(path: Path, x: str | None, ys: Sequence[str], most: int = 8) -> Series:
+    """Return a line for each column of a text table (commas, semicolons, tabs or spaces; the first line names columns); of the first ``most`` if none is named.
 
     Raises
     ------
@@ -77,7 +77,7 @@ def of_table(path: Path, x: str | None, ys: Sequence[str]) -> Series:
     for name in (*ys, *([x] if x else [])):
         if name not in heads:
             raise UsageError(f"{path.name} has no column {name!r}.", f"It has: {', '.join(heads)}.")
-    chosen = list(ys) or [head for head in heads if head != x][:8]
+    chosen = list(ys) or [head for head in heads if head != x][:most]
     found: Series = {}
     for number, row in enumerate(rows[1:]):
         cells = dict(zip(heads, row, strict=False))

@@ -5,7 +5,6 @@ Rows are plain dicts, so that nothing need be installed; :func:`frame` makes a p
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kale_magic.api import files
@@ -16,6 +15,8 @@ from kale_magic.render.view import parse_time
 from kale_proxy import values
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from kale_magic.api.find import Asks, Target
 
 _SCALARS = (int, float, str, bool, type(None))
@@ -32,7 +33,7 @@ def rows(client: Asks, target: Target) -> list[dict[str, Any]]:
     status = client.status(target.run)
     step = status["steps"][target.step]
     points = points_of(client, target.run, target.step)
-    params = workflow_of(Path(status["folder"])).steps[target.step].params
+    params = workflow_of(client, status).steps[target.step].params
     if not points:
         return [_row(dict(params), target.files, step)]
     chosen = range(len(points)) if target.point is None else [target.point]

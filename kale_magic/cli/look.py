@@ -55,7 +55,7 @@ def _tell_difference(arguments: argparse.Namespace, console: Console) -> int:
     from kale_magic.api.find import find_run
     from kale_magic.api.lineage import differences, told
 
-    with Client.connect() as client:
+    with Client.connect(host=arguments.host) as client:
         a, b = (find_run(client, name, here(client)) for name in arguments.diff)
         found = differences(client, a, b)
     if console.is_json:

@@ -123,7 +123,7 @@ _RESOURCES = (
     Option("tags", Kind.NAMES, "words to find the step by", "t1,t2"),
 )
 _STEP_OPTIONS = (*_DECLARE, *_RESOURCES)
-PARTS = ("dag", "step", "logs", "plots", "queue", "resources", "ssh")  # of the dashboard
+PARTS = ("dag", "step", "logs", "plots", "pools", "queue", "resources", "ssh")  # of the dashboard
 _OF_A_POOL = ("nodes", "cpus", "gpus", "memory", "walltime", "queue", "account", "qos", "constraint", "reservation", "native")
 _POOL = Option("pool", Kind.TEXT, "the open pool into which steps go without queueing, if they name no executor", "P")
 _NAME = Positional("NAME", "the step's name: a letter, then letters, digits, _ or -")
@@ -179,7 +179,7 @@ SPECS: dict[str, Spec] = {
     "submit_cell": Spec(
         "Declare this cell as a step and submit it now, alone; a cell with #SBATCH or #PBS lines is a batch script.",
         (_NAME,),
-        _STEP_OPTIONS,
+        (*_STEP_OPTIONS, _POOL),
         sign="%%",
     ),
     "status": Spec("Show how a run goes.", (_RUN,)),
@@ -196,6 +196,8 @@ SPECS: dict[str, Spec] = {
             Option("downstream", Kind.FLAG, "also run what depends on it"),
             Option("edit", Kind.FLAG, "put its cell into the notebook instead, to be changed"),
             Option("from-start", Kind.FLAG, "do not go on from its checkpoint"),
+            Option("executor", Kind.TEXT, "where it runs, if not where the earlier run did", "E"),
+            _POOL,
             Option("wait", Kind.FLAG, "return when the run has ended"),
         ),
     ),

@@ -77,7 +77,8 @@ def _kernel(spec: JobSpec) -> dict[str, Any]:
         data: dict[str, Any] = json.loads(published(spec).read_bytes())
     except (OSError, ValueError):
         return {}
-    data.pop("key", None)
+    for secret in ("key", "door"):
+        data.pop(secret, None)
     return data
 
 

@@ -69,7 +69,7 @@ class SlurmExecutor(Executor):
         self._most_jobs = settings.slurm_max_jobs
         keys = str(settings.keys_dir)
         self._book = Book(clock)
-        self._submitter = Submitter(self._book, commands, keys)
+        self._submitter = Submitter(self._book, commands, keys, listens=settings.slurm_listen)
         self._watcher = Watcher(self._book, commands, self._submitter, keys, settings.slurm_poll_s, settings.slurm_grace_s)
         self._book.poke = self._watcher.poke
         self._probed: dict[object, str] = {}

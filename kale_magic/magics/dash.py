@@ -6,7 +6,6 @@ import time
 import uuid
 from typing import TYPE_CHECKING
 
-from kale_magic.api.run import bundle_of
 from kale_magic.widgets.place import desk_on
 from kale_magic.widgets.static_html import stand_in
 
@@ -17,22 +16,21 @@ if TYPE_CHECKING:
     from kale_magic.widgets.parts import Part
 
 _LEAST_S = 5.0  # between two looks at whether the static twin is to be written anew
-_FINAL = frozenset({"completed", "failed", "cancelled"})
 
 
 def dashboard(session: KaleMagics, request: Request) -> None:
     """Show the dashboard, or one part of it."""
     args = request.args
     desk = desk_on(session, args.run, args.step)
-    if not session.is_rich:
-        status = desk.look().status
-        print(bundle_of(status)["text/plain"] if status else "No run yet: start one with %kale_submit.")
-        return
-    from IPython.display import display
-
     from kale_magic import widgets
 
     shown = getattr(widgets, (args.part or "dashboard").capitalize())(desk=desk)
+    if not session.is_rich:
+        print(shown.main.text())
+        desk.close()
+        return
+    from IPython.display import display
+
     session.keep_dashboard(desk)
     desk.after = Twin(session, shown.main).show
     display(shown)
@@ -52,13 +50,12 @@ class Twin:
 
     def show(self, seen: Seen) -> None:
         """Write the twin anew: at once when the run has ended, now and then before."""
-        is_final = seen.status is not None and seen.status["state"] in _FINAL
-        mark = (seen.run, is_final, tuple(self._part.desk.selected))
+        mark = self._part.mark(seen)
         started = time.monotonic()
-        if (is_final and mark == self._mark) or (not is_final and started < self._next):
+        if mark == self._mark or (not self._part.is_last(seen) and started < self._next):
             return
         self._mark = mark
-        text = bundle_of(seen.status)["text/plain"] if seen.status else repr(self._part)
+        text = self._part.text()
         data = {"text/plain": text, "text/html": stand_in(self._key, self._part.static())}
         self._session.shell.display_pub.publish(data=data, transient={"display_id": self._key}, update=self._is_shown)
         self._is_shown = True

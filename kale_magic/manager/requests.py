@@ -399,11 +399,11 @@ def _text(fields: Mapping[str, Any], key: str) -> str | None:
     return value
 
 
-def _reach(job: Job, told: Mapping[str, Any], *, is_far: bool) -> dict[str, str]:
+def _reach(job: Job, told: Mapping[str, Any], *, is_far: bool) -> dict[str, Any]:
     """Return what a client needs besides the folder to get to a kernel that is not on its own host."""
     here = {"node": "", "job_id": "", "python": sys.executable}
     if told.get("host", socket.gethostname()) != socket.gethostname():
-        return {**here, **{name: str(told.get(name) or "") for name in ("node", "job_id", "python", "key")}}
+        return {**here, **{name: str(told.get(name) or "") for name in ("node", "job_id", "python", "key")}, "door": told.get("door")}
     return {**here, "key": _key(told.get("live") or job.live)} if is_far else {}
 
 

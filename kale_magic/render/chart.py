@@ -27,7 +27,7 @@ _STYLE = (
 )
 
 
-def chart_svg(series: Mapping[str, Sequence[tuple[float, float]]], *, title: str = "", x: str = "") -> str:
+def chart_svg(series: Mapping[str, Sequence[tuple[float, float]]], *, title: str = "", x: str = "", is_dotted: bool = False) -> str:
     """Return lines in one frame, with axes and a legend.
 
     Parameters
@@ -38,6 +38,8 @@ def chart_svg(series: Mapping[str, Sequence[tuple[float, float]]], *, title: str
         What is drawn, above it and for a screen reader.
     x : str
         Name of the horizontal axis.
+    is_dotted : bool
+        Dots alone, without lines between them.
     """
     whole = [pair for points in series.values() for pair in points if _is_finite(pair)]
     low_x, high_x = _span([pair[0] for pair in whole])
@@ -67,7 +69,8 @@ def chart_svg(series: Mapping[str, Sequence[tuple[float, float]]], *, title: str
     left = _WIDTH - _RIGHT
     for number, (name, points) in enumerate(series.items()):
         colour = _COLOURS[number % len(_COLOURS)]
-        parts += [_line(stretch, colour, place) for stretch in _stretches(thinned(points))]
+        stretches = _stretches(thinned(points))
+        parts += [_dots([pair for stretch in stretches for pair in stretch], colour, place)] if is_dotted else [_line(stretch, colour, place) for stretch in stretches]
         if number < _MOST_SHOWN:
             below = _TOP + 13 + 13 * number
             parts.append(f'<text x="{left - 6}" y="{below}" text-anchor="end" style="fill:{colour}">{escape(clip(name, 30))}</text>')
@@ -106,6 +109,12 @@ def _line(points: Sequence[tuple[float, float]], colour: str, place: object) -> 
         return f'<circle cx="{across}" cy="{down}" r="2" fill="{colour}"/>'
     path = "L".join(place(point) for point in points)
     return f'<path d="M{path}" fill="none" stroke="{colour}" stroke-width="1.5"/>'
+
+
+def _dots(points: Sequence[tuple[float, float]], colour: str, place: object) -> str:
+    assert callable(place)
+    path = "".join(f"M{place(point)}h0" for point in points)
+    return f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="4" stroke-linecap="round"/>'
 
 
 def _stretches(points: Sequence[tuple[float, float]]) -> list[list[tuple[float, float]]]:

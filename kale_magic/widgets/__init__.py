@@ -5,19 +5,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from kale_magic.widgets.charts import Plots, Resources
+    from kale_magic.widgets.charts import Resources
     from kale_magic.widgets.dashboard import Dashboard
     from kale_magic.widgets.logs import Logs
     from kale_magic.widgets.parts import Dag, Step
+    from kale_magic.widgets.plots import Plots
+    from kale_magic.widgets.pools import Pools
     from kale_magic.widgets.queue import Queue
     from kale_magic.widgets.ssh import Ssh
 
-__all__ = ["Dag", "Dashboard", "Logs", "Plots", "Queue", "Resources", "Ssh", "Step"]
+__all__ = ["Dag", "Dashboard", "Logs", "Plots", "Pools", "Queue", "Resources", "Ssh", "Step"]
 _PLACES = {
     "Dag": "parts",
     "Dashboard": "dashboard",
     "Logs": "logs",
-    "Plots": "charts",
+    "Plots": "plots",
+    "Pools": "pools",
     "Queue": "queue",
     "Resources": "charts",
     "Ssh": "ssh",

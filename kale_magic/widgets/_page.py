@@ -13,7 +13,7 @@ from kale_magic.render.ansi import ANSI_STYLE
 from kale_magic.render.palette import COLOURS
 
 MOST_BYTES = 10_000
-TABBED = ("step", "logs", "plots", "resources", "queue", "ssh")  # parts that a dashboard shows one at a time
+TABBED = ("step", "logs", "plots", "resources", "queue", "pools", "ssh")  # parts that a dashboard shows one at a time
 
 
 @cache

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from kale_magic.api.find import one_job, where_in
 from kale_magic.errors import UsageError
+from kale_magic.widgets import gates
 from kale_magic.widgets.viewmodel import actions
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ def act(desk: Desk, name: str, steps: Sequence[str], params: Mapping[str, object
         for target in targets:
             desk.book.client.stop(target.run, target.step, target.point)
         return f"{', '.join(target.label for target in targets)}: asked to stop; the kernel stays for a look."
+    if name == "continue":
+        return gates.go_on(desk, steps or list(desk.seen.states))
     if name in {"pause", "resume"}:
         return _hold(desk, run, steps, is_pause=name == "pause")
     if name == "open" and len(steps) == 1:

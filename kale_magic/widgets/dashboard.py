@@ -9,10 +9,12 @@ import ipywidgets
 from traitlets import List, Unicode
 
 from kale_magic.widgets._page import script, style
-from kale_magic.widgets.charts import Plots, Resources
+from kale_magic.widgets.charts import Resources
 from kale_magic.widgets.logs import Logs
 from kale_magic.widgets.parts import Dag, Step
 from kale_magic.widgets.place import desk_here
+from kale_magic.widgets.plots import Plots
+from kale_magic.widgets.pools import Pools
 from kale_magic.widgets.queue import Queue
 from kale_magic.widgets.ssh import Ssh
 
@@ -56,7 +58,7 @@ class Dashboard(ipywidgets.VBox):  # type: ignore[misc] # ipywidgets is not type
     def __init__(self, run: str | None = None, *, desk: Desk | None = None) -> None:
         self.desk = desk or desk_here(run)
         self.dag = Dag(desk=self.desk)
-        self.parts: list[Part] = [part(self.desk) for part in (Step, Logs, Plots, Resources, Queue, Ssh)]
+        self.parts: list[Part] = [part(self.desk) for part in (Step, Logs, Plots, Resources, Queue, Pools, Ssh)]
         shown = ipywidgets.VBox(self.parts)
         shown.add_class("kale-parts")
         for part in self.parts:

@@ -18,10 +18,11 @@ import ipywidgets
 from traitlets import Dict, List, Unicode
 
 from kale_magic.api import files
+from kale_magic.api.run import bundle_of
 from kale_magic.errors import KaleError, UsageError
 from kale_magic.render.html import run_html
 from kale_magic.render.view import elapsed_s, format_duration
-from kale_magic.widgets import acts
+from kale_magic.widgets import acts, gates
 from kale_magic.widgets._page import script, style
 from kale_magic.widgets.place import desk_here
 from kale_magic.widgets.viewmodel import actions
@@ -29,7 +30,7 @@ from kale_magic.widgets.viewmodel.dag import Scene, summary
 from kale_magic.widgets.viewmodel.step import Kept, panel, summary_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Hashable, Mapping
     from pathlib import Path
 
     from kale_magic.widgets.desk import Desk, Seen
@@ -81,6 +82,19 @@ class Part(anywidget.AnyWidget):  # type: ignore[misc] # anywidget is not typed
     def heard(self, message: dict[str, Any]) -> str | None:
         """Do what a message of the page asks, and return a sentence for the person; raises KaleError."""
         raise NotImplementedError
+
+    def is_last(self, seen: Seen) -> bool:
+        """Whether what is shown stays as it is, so that the saved notebook is to have it at once."""
+        return seen.status is not None and seen.status["state"] in _FINAL
+
+    def mark(self, seen: Seen) -> Hashable:
+        """Return what the static form depends on: it is written anew when this is another one."""
+        return (seen.run, tuple(self.desk.selected), None if self.is_last(seen) else seen.at)
+
+    def text(self) -> str:
+        """Return what is shown as text, for where nothing else can be."""
+        status = self.desk.seen.status
+        return str(bundle_of(status)["text/plain"]) if status else "No run yet: start one with %kale_submit."
 
     def static(self) -> str:
         """Return HTML of what is shown, for the saved notebook."""
@@ -214,6 +228,11 @@ class Step(Part):
     title = "Step"
     view = Dict().tag(sync=True)
 
+    def __init__(self, desk: Desk | None = None, *, run: str | None = None, step: str | None = None) -> None:
+        desk = desk or desk_here(run, step)
+        self._questions = gates.Questions(desk)
+        super().__init__(desk)
+
     def show(self, seen: Seen) -> None:
         """Show the selected step, or the list of several."""
         chosen = self.desk.selected
@@ -225,7 +244,11 @@ class Step(Part):
         item = seen.status["steps"].get(name) if seen.status else None
         kept = self._kept(item, point)
         found = panel(name, point, item, seen.workflow, kept, run=seen.run, now=datetime.now(UTC))
-        self.view = {**found, "can_submit": seen.workflow is not None}
+        job = item or {}
+        if point is not None:
+            job = (job.get("points") or {}).get(str(point), {})
+        asked = self._questions.of(name, point, job) if point is not None or not job.get("points") else {}
+        self.view = {**found, "can_submit": seen.workflow is not None, "gate": asked}
 
     def heard(self, message: dict[str, Any]) -> str | None:
         """Go to another step or point, or run with other parameters."""
@@ -234,6 +257,9 @@ class Step(Part):
             self.desk.select([str(message.get("step"))], int(point) if point is not None else None)
         elif message.get("t") == "act" and message.get("act") in {"run", "from"}:
             return acts.act(self.desk, str(message["act"]), self.desk.selected, _typed(message.get("params") or {}))
+        elif message.get("t") == "continue":
+            answer = message.get("answer")
+            return gates.go_on(self.desk, self.desk.selected, values=str(message.get("set") or ""), answer=answer if isinstance(answer, str) else None)
         return None
 
     def static(self) -> str:

@@ -167,6 +167,13 @@ def run_agent(listener: socket.socket, live: Path, kernel_pid: int, deadline_s: 
     return 0
 
 
+def run_door(live: Path) -> int:
+    """Join a TCP port, by CURVE, to the socket of one step."""
+    from kale_proxy import door
+
+    return door.run(live)
+
+
 def write_crash(job: Job, result: JobResult) -> int:
     """Rebuild the record of a step that ended without one, from the journal, and write its result."""
     from kale_proxy.journal import JournalReader

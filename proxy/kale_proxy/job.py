@@ -44,6 +44,7 @@ class Job:
         self.link = link
         self.agent_listener = agent_listener
         self.agent_pid: int | None = None
+        self.door_pid: int | None = None
         self.at = now()
         self.started = time.monotonic()
         self.state = "running"

@@ -61,10 +61,14 @@ def publish(spec: JobSpec, live: Path) -> None:
     with contextlib.suppress(OSError, ValueError, KeyError):
         key = str(json.loads((live / "kernel.json").read_bytes())["key"])
     host = socket.gethostname()
-    found = {
+    found: dict[str, Any] = {
         "live": str(live), "key": key, "host": host, "node": os.environ.get("SLURMD_NODENAME", host),
         "job_id": os.environ.get("SLURM_JOB_ID", ""), "pid": os.getpid(), "python": sys.executable, "at": now(),
     }  # fmt: skip
+    if spec.listens:
+        from kale_proxy import door
+
+        found["door"] = door.known(live)
     with contextlib.suppress(OSError):  # without it the step can't be visited from afar, but it runs
         write_atomic(published(spec), json.dumps(found).encode())
 

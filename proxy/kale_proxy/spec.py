@@ -104,6 +104,7 @@ class JobSpec:
     idle_s: float | None = None  # its kernel stays after the code, until nobody has used it for so long
     parents: tuple[ParentSpec, ...] = ()  # checked by the job itself where a queue's word for it is not enough
     keys: str = ""  # folder on the shared disk where it tells where its kernel is, and its key; empty: nowhere
+    listens: bool = False  # on TCP too, by CURVE, where visitors have no other way to its node
     version: int = SPEC_VERSION
 
     def to_json(self) -> str:

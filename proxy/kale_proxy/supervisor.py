@@ -238,6 +238,8 @@ class Supervisor:
             job = self._fork_job(spec)
         job.at = now()
         self.jobs[spec.uuid] = self.by_pid[job.pid] = job
+        if spec.listens and job.agent_listener is not None:
+            job.door_pid = self._fork(lambda: children.run_door(job.live))
         self._watch(job.link, lambda: self._heard(job))
         if job.agent_listener is not None:
             self._watch(job.agent_listener, lambda: self._visited(job))
@@ -396,6 +398,8 @@ class Supervisor:
     def _remove(self, job: Job) -> None:
         self.jobs.pop(job.spec.uuid, None)
         self._forget(job.link)
+        if job.door_pid is not None:
+            procs.send([job.door_pid], signal.SIGTERM)
         if job.agent_listener is not None:
             self._forget(job.agent_listener)
         if job.agent_pid is None:

@@ -374,7 +374,7 @@ def test_no_serious_fault_for_a_screen_reader_in_either_theme(
     expect(node(notebook, "fit")).to_have_attribute("data-kale-state", "failed", timeout=WAIT_MS)
     node(notebook, "fit").click()
     found = []
-    for tab in ("Step", "Logs", "Plots", "Resources", "Queue", "SSH"):
+    for tab in ("Step", "Logs", "Plots", "Resources", "Queue", "Pools", "SSH"):
         choose(page, tab)
         page.locator('.kale[data-kale="dag"]').first.scroll_into_view_if_needed()
         notebook.shoot(tab.lower())

@@ -7,15 +7,18 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from kale_magic.client import Client
 from kale_proxy.places import socket_dir
 from tests import steps
 from tests.cluster.conftest import end_masters
+from tests.conftest import private_kale
 
 expect = pytest.importorskip("playwright.sync_api", reason="Playwright is missing: pip install -e '.[test]'").expect
 
@@ -23,7 +26,7 @@ from tests.browser.conftest import serve  # noqa: E402 - needs Playwright
 from tests.browser.pages import WAIT_MS, NotebookPage, write_notebook  # noqa: E402 - needs Playwright
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from playwright.sync_api import BrowserContext
 
@@ -72,9 +75,12 @@ def server(place: Path) -> Iterator[Server]:
     with pytest.MonkeyPatch.context() as patch, steps.private_jupyter() as home:
         patch.setenv("KALE_SSH", f"ssh -F {place}/config")
         (place / "root").mkdir()
-        with serve(home, place / "root") as found:
-            yield found
-        end_masters(socket_dir() / "s")
+        with private_kale() as there:
+            patch.setenv("KALE_HOME", str(home))
+            (home / "config.toml").write_text(f'[hosts.there]\npython = "{sys.executable}"\nhome = "{there}"\nfolder = "{there}/kale"\n')
+            with serve(home, place / "root") as found:
+                yield found
+            end_masters(socket_dir() / "s")
 
 
 def test_first_visit_shows_the_fingerprint_and_a_changed_key_is_refused(place: Path, server: Server, chromium: BrowserContext) -> None:
@@ -100,6 +106,60 @@ def test_first_visit_shows_the_fingerprint_and_a_changed_key_is_refused(place: P
     assert "ssh-ed25519" in (place / "known").read_text()
     notebook.save()
     assert "SHA256" not in (place / "root/ssh.ipynb").read_text()
+    notebook.page.close()
+
+
+def test_another_host_has_a_tab_in_the_queue_and_its_pools(
+    place: Path, server: Server, chromium: BrowserContext, until: Callable[..., Any]
+) -> None:
+    (place / "known").write_text(f"[127.0.0.1]:{_port(place)} {' '.join((place / 'host.pub').read_text().split()[:2])}\n")
+    cells = [
+        "%load_ext kale_magic\n%kale_workflow far --host there",
+        "%%kale_step md\nimport time\ntime.sleep(300)",
+        "_ = get_ipython().run_line_magic('kale_submit', '')",
+        "%kale_workflow near --host ''",
+        "%kale_dashboard queue",
+        "%kale_dashboard pools",
+    ]
+    write_notebook(place / "root", "far", "python3", cells)
+    notebook = NotebookPage(chromium, server, "lab", "far")
+    for number in range(len(cells)):
+        notebook.run(number)
+        notebook.is_idle()
+    queue = notebook.page.locator('.kale[data-kale="queue"]')
+    row = queue.locator("tr[data-job$='/md']")
+    expect(queue.get_by_role("tab", name="this machine")).to_have_attribute("aria-selected", "true", timeout=WAIT_MS)
+    expect(row).to_have_count(0)
+    queue.get_by_role("tab", name="this machine").focus()
+    for _ in range(queue.get_by_role("tab").count() - 1):
+        notebook.page.keyboard.press("ArrowRight")
+    expect(queue.get_by_role("tab", name="there")).to_have_attribute("aria-selected", "true", timeout=WAIT_MS)
+    expect(row).to_contain_text("running", timeout=WAIT_MS)
+    expect(queue.locator(".when")).to_have_text(re.compile(r"^as of \d\d:\d\d:\d\d$"))
+    notebook.shoot("tabs")
+    with Client.connect(host="there") as client:
+        [run] = client.runs(None, 5)
+        row.get_by_role("button").click()
+        row.get_by_role("button", name="Really cancel md").click()
+        until(lambda: client.status(run["run"])["state"] == "cancelled", "the end of md")
+        expect(row).to_have_count(0, timeout=WAIT_MS)
+        queue.get_by_label("Another host").fill("nowhere")
+        queue.get_by_label("Another host").press("Enter")
+        expect(queue.locator(".when")).to_contain_text("nowhere", timeout=WAIT_MS)
+        queue.get_by_role("tab", name="this machine").click()
+        expect(queue.locator(".when")).to_have_text(re.compile(r"^as of \d\d:\d\d:\d\d$"), timeout=WAIT_MS)
+
+        pools = notebook.page.locator('.kale[data-kale="pools"]')
+        pools.get_by_label("Name").fill("fast")
+        pools.get_by_label("Executor").select_option("local")
+        pools.get_by_label("Host").fill("there")
+        pools.get_by_role("button", name="Open").click()
+        expect(pools.locator("tr[data-pool=fast]")).to_have_attribute("data-state", "idle", timeout=WAIT_MS)
+        expect(pools.locator("tr[data-pool=fast]")).to_contain_text("local on there")
+        assert [pool["name"] for pool in client.pools()] == ["fast"]
+        pools.get_by_role("button", name="Close fast when it is idle").click()
+        until(lambda: not client.pools(), "the end of the pool")
+        expect(pools.locator("tr[data-pool=fast]")).to_have_count(0, timeout=WAIT_MS)
     notebook.page.close()
 
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from kale_magic.errors import UsageError
 from kale_magic.model.step import Axis, Step
 from kale_magic.model.workflow import Workflow
 from kale_magic.render.markdown import markdown_html
@@ -15,7 +16,7 @@ from kale_magic.render.view import Graph, Node
 from kale_magic.widgets._page import MOST_BYTES, script
 from kale_magic.widgets.desk import Seen
 from kale_magic.widgets.parts import Picture
-from kale_magic.widgets.viewmodel import actions, usage
+from kale_magic.widgets.viewmodel import actions, pools, queue, usage
 from kale_magic.widgets.viewmodel.dag import Scene, summary
 from kale_magic.widgets.viewmodel.step import Kept, panel
 
@@ -120,6 +121,17 @@ def test_history_is_in_order_and_a_half_written_line_is_left_out() -> None:
     assert [what for _, what in history] == ["queued", "attempt 1 failed walltime", "started"]
 
 
+def test_history_says_who_let_a_step_go_on_and_with_what() -> None:
+    item = {"state": "completed", "attempt": 1, "queued_at": "2026-11-28T10:00:00Z"}
+    events = (
+        '{"at": "2026-11-28T10:00:05Z", "event": "gated", "reason": "asks: Which?"}\n'
+        '{"at": "2026-11-28T10:00:06Z", "event": "resumed", "reason": "", "by": "ada@lab", "set": {"n": "7"}}\n'
+        '{"at": "2026-11-28T10:00:07Z", "event": "resumed", "reason": "", "by": "ada@lab", "answer": "Cu"}\n'
+    )
+    history = panel("curve", None, item, workflow(), Kept(events=events))["history"]
+    assert [what for _, what in history] == ["queued", "gated asks: Which?", "resumed by ada@lab, with n=7", "resumed by ada@lab, answer 'Cu'"]
+
+
 @pytest.mark.parametrize("hostile", ["<img src=x onerror=alert(1)>", "[x](javascript:alert(1))", "$\\text{<script>alert(1)</script>}$", "$\\text{<meta http-equiv='refresh' content='0'/>}$", "![x](http://a/b)"])
 def test_description_of_a_stranger_runs_nothing_and_loads_nothing(hostile: str) -> None:
     html = markdown_html(hostile)
@@ -144,6 +156,8 @@ def test_buttons_fit_what_is_selected() -> None:
     assert on(states, ["b"]) == {"run", "from", "pause", "stop", "cancel", "open"}
     assert on(states, ["b", "c"]) == {"run", "from", "pause", "stop", "cancel"}
     assert "resume" in on({"a": "paused"}, ["a"])
+    assert "continue" in on({"a": "gated", "b": "running"}, ["a"])
+    assert "continue" not in on({"a": "gated", "b": "running"}, ["b"])
     assert on(states, ["d"]) == {"run", "from", "again"}
     assert on({"a": "completed"}, []) == {"run"}
 
@@ -154,7 +168,7 @@ def test_rerun_failed_begins_with_what_failed_among_the_selected() -> None:
     assert actions.failed(states, ["b", "c"]) == ["b"]
 
 
-@pytest.mark.parametrize("name", ["dag", "actions", "step", "job logs", "job charts", "queue", "ssh"])
+@pytest.mark.parametrize("name", ["dag", "actions", "step", "job logs", "job charts", "job cloud charts", "queue", "pools", "ssh"])
 def test_script_of_a_widget_stays_below_ten_kilobytes(name: str) -> None:
     assert len(script(*name.split()).encode()) < MOST_BYTES
 
@@ -196,3 +210,48 @@ def test_page_that_comes_late_is_told_all_states(monkeypatch: pytest.MonkeyPatch
         {"t": "patch", "rows": [(0, ["failed", "", "", []])]},
         {"t": "patch", "rows": [(0, ["failed", "", "", []]), (1, ["waiting", "", "", []])]},
     ]
+
+
+def test_pool_says_what_runs_in_it_why_it_waits_and_how_long_it_stays() -> None:
+    waiting = {"name": "fast", "executor": "slurm", "state": "waiting", "reason": "Priority", "native_id": "7", "walltime_s": 600, "nodes": [], "running": [], "waiting": 2}
+    nodes = [{"node": "n1", "cpus": 4, "used": 3}, {"node": "n2", "cpus": 4, "used": 0}]
+    active = {**waiting, "state": "active", "reason": "", "nodes": nodes, "time_left_s": 61, "running": ["r/a", "r/b", "r/c", "r/d"]}
+    [first] = pools.rows([waiting], "login")
+    assert (first["state"], first["reason"], first["busy"]) == ("waiting", "Priority", 2)
+    assert first["cells"] == ["slurm on login", "7", "", "", "", "2", "00:10:00 once it begins"]
+    [second] = pools.rows([active], "")
+    assert second["cells"] == ["slurm", "7", "n1, n2", "3 of 8", "r/a, r/b, r/c and 1 more", "2", "00:01:01"]
+    assert len(second["cells"]) + 2 == len(pools.HEADS)
+    later = pools.rows([{**active, "time_left_s": 60}], "")
+    assert pools.mark(later) == pools.mark([second])  # seconds alone do not write the notebook anew
+    assert pools.mark([first]) != pools.mark([second])
+
+
+def test_form_of_a_pool_leaves_out_what_is_empty_and_refuses_what_is_no_count() -> None:
+    asked = pools.asked({"name": " fast ", "executor": "slurm", "nodes": "2", "cores": "8", "walltime": "01:00:00", "queue": "", "account": "chem"})
+    assert asked == {"nodes": 2, "cpus": 8, "walltime": "01:00:00", "account": "chem"}
+    with pytest.raises(UsageError, match=r"nodes: '0' is no count"):
+        pools.asked({"name": "fast", "nodes": "0"})
+    with pytest.raises(UsageError, match="The pool has no name"):
+        pools.asked({"name": " "})
+
+
+def test_queue_has_a_tab_for_each_executor_and_each_host() -> None:
+    found = queue.places(["slurm", "local"], ["login"])
+    assert [place.label("") for place in found] == ["this machine", "local", "slurm", "login"]
+    assert [queue.parse_place(place.key) for place in found] == found
+    assert queue.places(["local"], []) == [queue.HERE]
+    assert queue.HERE.label("login") == "login"
+
+
+def test_queue_of_a_batch_system_shows_reason_nodes_and_time_left_and_knows_our_own_jobs() -> None:
+    ours = [{"executor": "slurm", "native_id": "7", "run": "r", "step": "md", "point": None}]
+    survey = [
+        {"executor": "slurm", "native_id": "7", "name": "kale-1", "state": "RUNNING", "nodes": 2, "time_left": "9:59"},
+        {"executor": "slurm", "native_id": "8", "name": "other", "state": "PENDING", "reason": "Priority", "starts_at": "2026-11-28T10:00:00Z"},
+    ]
+    shown = queue.table(queue.joined(survey, ours), own=["r"])
+    assert shown["heads"] == ["where", "job", "nodes", "starts at", "time left", "reason"]
+    first, second = shown["rows"]
+    assert (first["run"], first["label"], first["mine"], first["cells"][2], first["cells"][4]) == ("r", "md", True, "2", "9:59")
+    assert (second["run"], second["label"], second["mine"], second["cells"][5]) == ("", "other", False, "Priority")

@@ -1,9 +1,20 @@
 function render({ model, el }) {
-  const root = frame(model, el, "step", `<div class="body"></div><div class="kale-say" role="status" aria-live="polite"></div>`), body = one(root, ".body");
+  const root = frame(model, el, "step", `<form class="bar gate" hidden aria-label="Continue"><label><span class="prompt"></span> <input class="answer" autocomplete="off" spellcheck="false"></label><button></button></form><div class="body"></div><div class="kale-say" role="status" aria-live="polite"></div>`), body = one(root, ".body");
   const open = new Set(["Parameters", "Description", "Points", "Traceback"]);
   const pill = s => s ? `<span class="pill" data-s="${esc(s)}">${esc(s)}</span>` : "";
   const part = (title, html) => html ? `<details data-k="${title}"${open.has(title) ? " open" : ""}><summary>${title}</summary>${html}</details>` : "";
   const rows = (list, f) => list.length ? `<table>${list.map(f).join("")}</table>` : "";
+  const gate = one(root, ".gate"), answer = one(gate, "input");
+  function ask() {
+    const g = model.get("view").gate || {}, is = g.kind === "input", id = g.kind && g.kind !== "none" ? g.id : "";
+    if ((gate.dataset.id || "") === id) return;
+    gate.dataset.id = id; gate.hidden = !id; answer.value = "";
+    answer.type = g.password ? "password" : "text"; answer.placeholder = is ? "" : "x=3 name='Cu'";
+    one(gate, ".prompt").textContent = is ? g.prompt.trim() || "input" : "Waits for a person. Values for it, if any:";
+    one(gate, "button").textContent = is ? "Answer" : "Continue";
+  }
+  gate.addEventListener("keydown", e => e.stopPropagation());
+  gate.addEventListener("submit", e => { e.preventDefault(); model.send({ t: "continue", [model.get("view").gate.kind === "input" ? "answer" : "set"]: answer.value }); answer.value = ""; });
   function draw() {
     const v = model.get("view");
     if (body.contains(document.activeElement) && document.activeElement.matches("input")) { root.dataset.late = 1; return; }
@@ -41,7 +52,7 @@ function render({ model, el }) {
     else if (d.point) model.send({ t: "pick", step: model.get("view").name, point: +d.point });
     else if (d.go) model.send({ t: "act", act: d.go, params: Object.fromEntries([...body.querySelectorAll("[data-p]")].filter(i => i.value !== i.defaultValue).map(i => [i.dataset.p, i.value])) });
   });
-  const off = [listen(model, "view", () => keep(draw)), heard(model, { say: m => say(root, m.text, m.bad) })];
+  const off = [listen(model, "view", () => { ask(); keep(draw); }), heard(model, { say: m => say(root, m.text, m.bad) })];
   return () => off.forEach(f => f());
 }
 export default { render };

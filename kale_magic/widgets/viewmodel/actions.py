@@ -34,6 +34,7 @@ def offered(states: Mapping[str, str], selected: Sequence[str], *, can_submit: b
         _button("again", "Rerun failed", can_submit and is_bad, "submit what failed or was cancelled, and all that waits for it"),
         _button("pause", "Pause", bool(selected and runs), "hold the code still between two lines; the kernel stays open to visitors"),
         _button("resume", "Resume", bool(selected) and any(state == "paused" for state in meant), "let the code go on; end the look at what was stopped"),
+        _button("continue", "Continue", any(state == "gated" for state in meant), "let go on what waits for a person at a gate"),
         _button("stop", "Stop", bool(selected and runs), "interrupt the code; the kernel stays for a look"),
         _button("cancel", "Cancel", is_open, "end these" if selected else "end the run", sharp=True),
         _button("open", "Open notebook", len(selected) == 1 and bool(runs), "a notebook in the step's own kernel"),

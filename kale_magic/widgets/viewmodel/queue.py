@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kale_magic.render.text import format_bytes
@@ -12,8 +13,40 @@ if TYPE_CHECKING:
 
 _KNOWN = (
     ("executor", "where"), ("native_id", "job"), ("user", "user"), ("partition", "partition"), ("node", "node"), ("nodes", "nodes"),
-    ("cpus", "CPUs"), ("gpus", "GPUs"), ("memory_bytes", "memory"), ("starts_at", "starts at"), ("time_left_s", "time left"), ("reason", "reason"),
+    ("cpus", "CPUs"), ("gpus", "GPUs"), ("memory_bytes", "memory"), ("starts_at", "starts at"), ("time_left_s", "time left"), ("time_left", "time left"), ("reason", "reason"),
 )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """Whose queue: that of a login host, of one executor of the notebook's manager, or all of that (both empty)."""
+
+    executor: str = ""
+    host: str = ""
+
+    @property
+    def key(self) -> str:
+        """The place as one word: ``host:login``, ``executor:slurm``, or ``here``."""
+        return f"host:{self.host}" if self.host else f"executor:{self.executor}" if self.executor else "here"
+
+    def label(self, own: str) -> str:
+        """Return the place in words; ``own`` is the host of the notebook's manager, empty for this machine."""
+        return self.host or self.executor or own or "this machine"
+
+
+HERE = Place()
+
+
+def parse_place(key: str) -> Place:
+    """Read what :attr:`Place.key` wrote; anything else is :data:`HERE`."""
+    kind, _, name = key.partition(":")
+    return Place(host=name) if kind == "host" else Place(executor=name) if kind == "executor" else HERE
+
+
+def places(executors: Iterable[str], hosts: Iterable[str]) -> list[Place]:
+    """Return the tabs: all that is here, each of its executors if there are several, and each other host."""
+    known = sorted(executors)
+    return [HERE, *(Place(executor=name) for name in known if len(known) > 1), *(Place(host=name) for name in hosts)]
 
 
 def joined(survey: Iterable[Mapping[str, Any]], ours: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

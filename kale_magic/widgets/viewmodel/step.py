@@ -173,12 +173,20 @@ def _history(job: Mapping[str, Any], events: str) -> list[list[str]]:
         except ValueError:  # it is being written
             continue
         if isinstance(event, dict) and event.get("event") not in {"running", "ended"}:
-            words = [str(event.get("event") or ""), str(event.get("state") or ""), str(event.get("reason") or "")]
+            words = [str(event.get("event") or ""), str(event.get("state") or ""), str(event.get("reason") or ""), _decided(event)]
             rows.append((str(event.get("at") or ""), " ".join(filter(None, words))))
         elif isinstance(event, dict) and event.get("attempt", 1) < (job.get("attempt") or 1):
             words = [f"attempt {event.get('attempt')}", str(event.get("state") or event.get("event")), str(event.get("reason") or "")]
             rows.append((str(event.get("at") or ""), " ".join(filter(None, words))))
     return [[_clock(at), what] for at, what in sorted(rows, key=lambda row: row[0])]
+
+
+def _decided(event: Mapping[str, Any]) -> str:
+    """Return who let a step go on, and with what."""
+    values = event.get("set")
+    given = ", ".join(f"{name}={text}" for name, text in values.items()) if isinstance(values, dict) else ""
+    words = [f"by {event['by']}" if event.get("by") else "", f"with {given}" if given else "", f"answer {event['answer']!r}" if "answer" in event else ""]
+    return ", ".join(filter(None, words))
 
 
 def _clock(text: str) -> str:
