@@ -49,12 +49,12 @@ def open_sibling(settings: Settings, record: dict[str, Any], *, start: bool, tim
     ProtocolVersionError
         It is of another version.
     """
-    host = str(record["host"])
+    host, address = str(record["host"]), str(record.get("address", ""))
     failures: list[str] = []
     for name in dict.fromkeys(filter(None, (settings.manager_host, host))):
         with contextlib.suppress(ManagerUnavailable, EOFError, ValueError):
             try:
-                connection = _through(name, str(record["address"]), timeout)
+                connection = _through(name, address, timeout)
             except TunnelError as exc:
                 failures.append(str(exc))
                 continue

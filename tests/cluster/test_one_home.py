@@ -176,7 +176,7 @@ def notebook_job(home: Home, **environ: str) -> str:
     script = home.folder / "nb.sh"
     script.write_text(
         "#!/bin/bash\n#SBATCH --job-name=nb --cpus-per-task=3 --mem=321 --nodelist=node1\n"
-        f"export TMPDIR={home.folder}/tmp-$SLURM_JOB_ID CUDA_VISIBLE_DEVICES=7 PMI_RANK=7 SLURM_CPU_BIND=quiet,mask_cpu:0x7; mkdir -p $TMPDIR\n"
+        f"export TMPDIR={home.folder}/tmp-$SLURM_JOB_ID CUDA_VISIBLE_DEVICES=4711 PMI_RANK=4711 SLURM_CPU_BIND=quiet,mask_cpu:0x7; mkdir -p $TMPDIR\n"
         f"exec unshare --mount bash -c {shlex.quote(f'{home.apart} && {execute}')}\n"
     )
     submit = home.hosts.login.argv("sbatch", "--parsable", "--output=nb.out", str(script))
@@ -207,7 +207,7 @@ def check_run(home: Home, job: str) -> None:
     assert found["SLURM_JOB_NAME"] != "nb"
     assert found.get("SLURM_CPUS_PER_TASK", "1") == "1"
     assert found.get("SLURM_MEM_PER_NODE") != "321"
-    leaked = [name for name, value in found.items() if f"tmp-{job}" in value or value in {"7", "nb", "quiet,mask_cpu:0x7"}]
+    leaked = [name for name, value in found.items() if f"tmp-{job}" in value or value in {"4711", "nb", "quiet,mask_cpu:0x7"}]
     assert leaked == []
 
 
