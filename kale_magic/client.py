@@ -211,9 +211,12 @@ class Client:
         """The state folder of this machine."""
         return self._settings.state_dir
 
-    def status(self, run: str | None = None) -> dict[str, Any]:
-        """Return state and steps of a run (None: the newest) in the form of ``status --json``; raises UnknownRunError."""
-        return self._ask_object(protocol.STATUS, {"run": run})
+    def status(self, run: str | None = None, *, brief: bool = False) -> dict[str, Any]:
+        """Return state and steps of a run (None: the newest) in the form of ``status --json``; raises UnknownRunError.
+
+        ``brief``: of a long sweep only those points that a person wants to see; its ``counts`` are of all.
+        """
+        return self._ask_object(protocol.STATUS, {"run": run, "brief": brief})
 
     def runs(self, folder: str | Path | None = None, limit: int = 100) -> list[dict[str, Any]]:
         """Return the runs of a workflow folder, or all, newest first."""

@@ -100,7 +100,7 @@ def fetch(client: Client, folder: str, patterns: Sequence[str], *, is_fresh: boo
     outside = [name for name in there if os.path.isabs(name) or ".." in Path(name).parts]
     if outside:
         raise UsageError(f"{client.host} names a file outside of {folder}: {outside[0]!r}. Nothing was fetched.", "Ask its administrators what answers there.")
-    open_to_others = [name for name, item in there.items() if "outputs" in Path(name).parts and not item["is_own"]]
+    open_to_others = [name for name, item in there.items() if _may_be_unpickled(name) and not item["is_own"]]
     if open_to_others:  # it would be unpickled here
         raise UsageError(f"{open_to_others[0]} of {folder} on {client.host} is not yours alone, so it is not taken.", "There: chmod go-w")
     due = {name: item for name, item in there.items() if item["digest"] and not _is_here(here / name, item)}
@@ -111,6 +111,11 @@ def fetch(client: Client, folder: str, patterns: Sequence[str], *, is_fresh: boo
         del _seen[old]
     _seen[key] = now
     return here
+
+
+def _may_be_unpickled(name: str) -> bool:
+    path = Path(name)
+    return bool({"outputs", "values"} & set(path.parts)) or path.name.startswith("points-")
 
 
 def run_folder(client: Asks, folder: str, *patterns: str) -> Path:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from kale_magic.api.files import require_own
 from kale_magic.errors import UsageError
 from kale_magic.model.literals import from_literal
-from kale_proxy import inside, values
+from kale_proxy import inside, pack, values
 from kale_proxy.record import now
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ def _change_params(target: Target, given: Mapping[str, object]) -> None:
 
 def _replace_outputs(target: Target, given: Mapping[str, object]) -> None:
     folder = target.files / "outputs"
+    pack.unpack(target.files)
     require_own(folder)
     index = values.read_index(folder)
     for name in given:

@@ -67,6 +67,7 @@ def make_step(name: str, source: str, options: Mapping[str, Any], common: Iterab
         is_gate=bool(given.pop("gate", False)) or bool(given.get("gate_release")),
         is_gate_release=bool(given.pop("gate_release", False)),
         no_cache=bool(given.pop("no_cache", False)),
+        reuse_kernel=bool(given.pop("reuse_kernel", False)),
         hold_s=_seconds(given.pop("hold", None)),
         hold_on_failure_s=_seconds(given.pop("hold_on_failure", None)),
         executor=given.pop("executor", None),

@@ -118,6 +118,7 @@ _RESOURCES = (
     Option("retries", Kind.COUNT, "how often to try again after a failure", "N", least=0),
     Option("hold", Kind.WALLTIME, "how long its kernel stays for a look after %kale_stop (10m if not said)", "30m"),
     Option("hold-on-failure", Kind.WALLTIME, "how long its kernel stays for a look after it has failed", "30m"),
+    Option("reuse-kernel", Kind.FLAG, "run the points of --each one after another in kernels that stay warm"),
     Option("no-cache", Kind.FLAG, "run it although nothing it depends on has changed"),
     _EXECUTOR,
     Option("tags", Kind.NAMES, "words to find the step by", "t1,t2"),

@@ -119,6 +119,8 @@ def step_words(step: Step) -> Iterator[str]:
     yield from _resource_words(step.resources)
     if step.retries:
         yield f"--retries {step.retries}"
+    if step.reuse_kernel:
+        yield "--reuse-kernel"
     if step.no_cache:
         yield "--no-cache"
     for name, held in (("hold", step.hold_s), ("hold-on-failure", step.hold_on_failure_s)):

@@ -141,6 +141,7 @@ class RunContext:
             job.attempt,
             self.workflow.steps[job.step].resources,
             after,
+            self.workflow.steps[job.step].reuse_kernel,
         )
 
     def environment(self, name: str) -> Environment:

@@ -79,6 +79,7 @@ class Service:
     async def open(self) -> None:
         """Begin: take up every run that has not ended, and find out what became of its jobs."""
         for executor in self.executors.values():
+            executor.wake = self.wake
             await executor.open(self.report)
         for record in self.store.live_runs():
             run = self._load(record)

@@ -48,7 +48,8 @@ class _Writer:
     """Lines on their way to ``metrics.jsonl``: kept for 0.2 s at most, written by a thread of its own."""
 
     def __init__(self) -> None:
-        self.folder = step_folder()
+        self.folder, self.mark = _metrics_of()
+        self.last: dict[str, Any] = {}
         self._waiting: deque[tuple[float, dict[str, Any]]] = deque()
         self._progress: tuple[float, dict[str, Any]] | None = None
         self._is_awake = threading.Event()
@@ -77,7 +78,10 @@ class _Writer:
             if at_last is not None:
                 lines.append(at_last)
             if lines:
-                _append(os.path.join(self.folder, METRICS), "".join(_line(at, line) for at, line in lines))
+                _append(os.path.join(self.folder, METRICS), "".join(_line(at, {**self.mark, **line}) for at, line in lines))
+            if self.mark:
+                for _, line in lines:
+                    self.last.update(line)
 
     def _wake(self) -> None:
         with self._lock:
@@ -102,6 +106,30 @@ def _get_writer() -> _Writer:
     global _writer  # noqa: PLW0603 - one per process; a fork begins anew
     _writer = _Writer()
     return _writer
+
+
+def begin_point(values: dict[str, Any]) -> None:
+    """Begin the next point of a sweep in this process, whose environment names it already; ``values`` are its parameters."""
+    if _writer is not None:
+        _writer.folder, _writer.mark = _metrics_of()
+        _writer.last = {}
+    params.__init__()  # type: ignore[misc]
+    params._values = values
+
+
+def end_point() -> dict[str, Any]:
+    """Write what the point has recorded, and return the last value of each metric."""
+    if _writer is None:
+        return {}
+    with contextlib.suppress(OSError):  # a full disk loses metrics, not the point
+        _writer.flush()
+    return {name: value for name, value in _writer.last.items() if name not in {"step", "progress", "of", "text"}}
+
+
+def _metrics_of() -> tuple[str, dict[str, Any]]:
+    """Return the folder of this process's metrics and what marks its lines: points that share a kernel share a file."""
+    folder, lane = step_folder(), os.environ.get("KALE_LANE", "")
+    return (os.path.dirname(folder), {"of_point": int(os.environ["KALE_POINT"])}) if folder and lane else (folder, {})
 
 
 def _begin_anew() -> None:
@@ -248,7 +276,7 @@ class Checkpoint:
         number = int((_current(home) or {}).get("number", 0)) + 1
         folder = home / str(number)
         shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed here
-        home.mkdir(mode=0o700, exist_ok=True)
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
         save_all(values, folder, portable=vars(sys.modules["__main__"]))
         write_atomic(home / "current.json", json.dumps({"number": number, "at": _iso(time.time())}).encode(), is_durable=True)
         for old in home.iterdir():
@@ -307,6 +335,7 @@ def change(values: Mapping[str, Any], by: str = "") -> dict[str, Any]:
 def record_change(folder: str, changes: Mapping[str, tuple[Any, Any]], by: str = "") -> None:
     """Write changed parameters, name -> (old, new), where the processes of a step look, and into its events."""
     path = os.path.join(folder, PARAMS)
+    os.makedirs(folder, mode=0o700, exist_ok=True)
     try:
         with open(path, encoding="utf-8") as stream:
             entries = json.load(stream)
@@ -393,7 +422,7 @@ def _append(path: str, text: str) -> None:
         os.close(fd)
 
 
-_MODULES = (("kale_proxy", "values"), ("kale_proxy", "look"), ("kale_proxy", "inside"))
+_MODULES = (("kale_proxy", "values"), ("kale_proxy", "pack"), ("kale_proxy", "look"), ("kale_proxy", "inside"))
 
 # Only where they can't be imported: the environment may have a Kale of its own.
 _LOADER = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import time
@@ -12,6 +13,7 @@ from kale_proxy import attempt, procs
 from kale_proxy.claim import pid_start
 from kale_proxy.record import new_result, now, write_event
 from kale_proxy.stayopen import RESTART, VISITED
+from kale_proxy.values import write_atomic
 
 if TYPE_CHECKING:
     import socket
@@ -44,6 +46,7 @@ class Job:
         self.link = link
         self.agent_listener = agent_listener
         self.agent_pid: int | None = None
+        self.heard = b""  # the beginning of a line
         self.door_pid: int | None = None
         self.at = now()
         self.started = time.monotonic()
@@ -106,16 +109,21 @@ class Job:
         """Whether the process has ended so that its job gets a fresh kernel."""
         return self.spec.idle_s is not None and self.kill_reason is None and (self.live / RESTART).exists()
 
-    def interrupt(self) -> None:
-        """Send the code a KeyboardInterrupt; the mark tells the step that a person asked for it."""
+    def interrupt(self, point: str = "") -> None:
+        """Send the code a KeyboardInterrupt; the mark tells the step that a person asked for it, and which point is meant."""
         self.thaw()
         with contextlib.suppress(OSError):
-            (self.live / "stop").touch(mode=0o600)
+            write_atomic(self.live / "stop", point.encode())
         if self.spec.kind in {"python", "kernel", "notebook"}:
             procs.send([self.kernel_pid()], signal.SIGINT)
         else:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.leader, signal.SIGINT)
+
+    def feed(self, message: dict[str, Any]) -> None:
+        """Hand a kernel that runs many points more of them, or what became of those that it has."""
+        with contextlib.suppress(OSError):
+            self.link.sendall(json.dumps(message).encode() + b"\n")
 
     def release(self) -> None:
         """End the hold of a stopped step."""
@@ -196,3 +204,14 @@ class Job:
     def unrecorded(self) -> JobResult:
         """Return a result when even the record could not be written (a full disk)."""
         return new_result(self.spec, "failed", self.at, reason=f"its result could not be written to {self.spec.folder}: is the disk full?", exit_code=1)
+
+
+def crash_lines(log: str) -> list[str]:
+    """Return the crash report's thread that crashed (faulthandler names it "Current thread"), else the log's end; no frames of the kernel's own."""
+    lines = log.splitlines()
+    starts = [number for number, line in enumerate(lines) if line.startswith("Current thread")]
+    if not starts:
+        return lines[-40:]
+    block = lines[starts[-1] :]
+    ends = [number for number, line in enumerate(block) if not line.strip() or "IPython/core/interactiveshell.py" in line]
+    return block[: ends[0] if ends else None][:40]

@@ -171,7 +171,10 @@ class KernelRun:
 
     def _cells(self) -> JobResult:
         spec = self.spec
-        prelude = self._prelude()
+        try:
+            prelude = self._prelude()
+        except values.ValueFileError as exc:
+            return self._result("failed", f"step `{spec.step}` could not get its inputs: {exc}")
         if prelude is None:
             return self._result("failed", f"--params and --inputs can't be given to a {self.language} kernel yet: use --env and --files-in")
         if prelude:
@@ -387,7 +390,8 @@ def _python_prelude(spec: JobSpec) -> str:
     if spec.inputs:
         lines += [_VALUES, "from pathlib import Path as _p"]
     for item in spec.inputs:
-        loads = [f"_kale_values.load(_p({folder!r}), {item.output!r})" for folder in item.folders]
+        paths = [str(values.file_of(Path(folder), item.output, Path(spec.folder) / "inputs")) for folder in item.folders]
+        loads = [f"_kale_values.load_file(_p({path!r}), {item.output!r})" for path in paths]
         lines.append(f"{item.name} = [{', '.join(loads)}]" if item.gather else f"{item.name} = {loads[0]}")
         if item.gather:
             lines.append(f"{item.name}_params = [{', '.join(item.gather_params)}]")

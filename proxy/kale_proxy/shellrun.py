@@ -68,9 +68,9 @@ def shell_variables(spec: JobSpec) -> dict[str, str]:
     """
     found = {name: _as_text(value) for name, value in spec.parameters().items()}
     for item in spec.inputs:
-        paths = [values.find(Path(folder), item.output) for folder in item.folders]
+        paths = [values.file_of(Path(folder), item.output, Path(spec.folder) / "inputs") for folder in item.folders]
         if all(path.suffix == ".json" for path in paths):
-            loaded: list[Any] = [values.load(Path(folder), item.output) for folder in item.folders]
+            loaded: list[Any] = [values.load_file(path, item.output) for path in paths]
             found[item.name] = _as_text(loaded if item.gather else loaded[0])
         else:
             found[item.name] = "\n".join(str(path) for path in paths)

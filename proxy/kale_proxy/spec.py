@@ -74,6 +74,17 @@ class LimitSpec:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class PointSpec:
+    """One point of a sweep for a kernel that runs many: what differs from point to point."""
+
+    point: int
+    uuid: str
+    attempt: int
+    params: dict[str, str]
+    env: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class JobSpec:
     """One attempt of one step (or point). Paths are absolute on the node."""
 
@@ -104,6 +115,8 @@ class JobSpec:
     idle_s: float | None = None  # its kernel stays after the code, until nobody has used it for so long
     parents: tuple[ParentSpec, ...] = ()  # checked by the job itself where a queue's word for it is not enough
     keys: str = ""  # folder on the shared disk where it tells where its kernel is, and its key; empty: nowhere
+    lane: int | None = None  # it is the kernel of this number of a --reuse-kernel sweep, whose ``folder`` is the step's
+    points: tuple[PointSpec, ...] = ()  # of such a kernel: those to begin with; more are handed to it while it runs
     listens: bool = False  # on TCP too, by CURVE, where visitors have no other way to its node
     version: int = SPEC_VERSION
 
@@ -139,7 +152,8 @@ class JobSpec:
         limits = LimitSpec(**{**data["limits"], "gpus": tuple(data["limits"]["gpus"])})
         lists = {name: tuple(data[name]) for name in ("outputs", "files_in", "files_out")}
         parents = tuple(ParentSpec(**item) for item in data.get("parents", ()))
-        return cls(**{**data, **lists, "inputs": inputs, "limits": limits, "parents": parents})
+        points = tuple(PointSpec(**item) for item in data.get("points", ()))
+        return cls(**{**data, **lists, "inputs": inputs, "limits": limits, "parents": parents, "points": points})
 
     def parameters(self) -> dict[str, object]:
         """Return the parameters as Python values."""

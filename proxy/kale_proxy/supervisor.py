@@ -187,7 +187,9 @@ class Supervisor:
         if op == "cancel":
             self.kill(job, "cancelled by the user", state="cancelled", grace_s=float(message.get("grace_s", 2.0)))
         elif op == "interrupt":
-            job.interrupt()
+            job.interrupt(str(message.get("point", "")))
+        elif op == "feed":
+            job.feed(message["message"])
         elif op == "release":
             job.release()
         elif op == "freeze":
@@ -309,8 +311,12 @@ class Supervisor:
             with contextlib.suppress(KeyError, ValueError):
                 self.selector.unregister(job.link)
             return
-        for line in data.splitlines():
+        *lines, job.heard = (job.heard + data).split(b"\n")
+        for line in lines:
             said = json.loads(line)  # the step has written it into its events
+            if "point" in said:  # one of many begins: the walltime is that of each
+                job.started = time.monotonic()
+                continue
             job.state, job.reason = said["state"], said.get("reason", "")
             self._tell({"ev": "state", "uuid": job.spec.uuid, "state": job.state, "reason": job.reason})
 

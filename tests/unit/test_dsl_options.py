@@ -16,7 +16,7 @@ def test_the_interfaces_line():
         "fit --after A,B --inputs x,up.y --outputs u,v --params n=10 name='x y' --each p=range(2) --zip --files-in data/*.csv "
         "--files-out 'out/a b.csv' --nodes 2 --ntasks 4 --cpus 8 --gpus 0 --memory 4GB --walltime 00:30:00 --queue Q --account A "
         "--qos q --constraint C --reservation R --native '#SBATCH --x' --modules m1,m2 --env K=V L='a b' --setup 'source x' "
-        "--retries 3 --hold 30m --hold-on-failure 2h --no-cache --gate --executor local --tags t1,t2 --run"
+        "--retries 3 --hold 30m --hold-on-failure 2h --no-cache --reuse-kernel --gate --executor local --tags t1,t2 --run"
     )
     assert vars(given) == {
         "name": "fit", "after": ("A", "B"), "inputs": ("x", "up.y"), "outputs": ("u", "v"), "params": {"n": 10, "name": "x y"},
@@ -24,7 +24,7 @@ def test_the_interfaces_line():
         "kernel": None, "shell": False, "nodes": 2, "ntasks": 4, "cpus": 8, "gpus": 0, "memory": 4 << 30, "walltime": 1800,
         "queue": "Q", "account": "A", "qos": "q", "constraint": "C", "reservation": "R", "native": ("#SBATCH --x",),
         "modules": ("m1", "m2"), "env": {"K": "V", "L": "a b"}, "setup": ("source x",), "retries": 3, "executor": "local",
-        "gate": True, "gate_release": False, "notebook": None, "no_cache": True, "hold": 1800, "hold_on_failure": 7200,
+        "gate": True, "gate_release": False, "notebook": None, "no_cache": True, "reuse_kernel": True, "hold": 1800, "hold_on_failure": 7200,
         "tags": ("t1", "t2"), "run": True,
     }  # fmt: skip
 
@@ -179,5 +179,5 @@ def test_each_magic_has_help_that_tells_every_option(key):
 
 
 def test_what_comes_later_is_not_offered():
-    later = {"--container", "--reuse-kernel", "--share"}
+    later = {"--container", "--share"}
     assert not later & {option.flag for options in OPTIONS.values() for option in options}
