@@ -82,11 +82,16 @@ class Client:
         return self._settings.host
 
     @property
+    def login(self) -> str:
+        """The name by which ssh reaches the manager's host; empty if that is this one."""
+        return self.host or self._connection().login
+
+    @property
     def _far(self) -> dict[str, Any]:
-        return {"reach": True} if self.host else {}
+        return {"reach": True} if self.login else {}
 
     def _with_login(self, found: dict[str, Any]) -> dict[str, Any]:
-        return found | {"login": self.host} if self.host else found
+        return found | {"login": self.login} if self.login else found
 
     def close(self) -> None:
         """Close this thread's connection; the next call opens another."""
