@@ -59,5 +59,5 @@ $(VENV)/.installed: pyproject.toml
 
 $(BENCH)/.installed: Makefile
 	$(call make_venv,$(BENCH))
-	$(BENCH)/bin/python -m pip install --disable-pip-version-check papermill ipykernel snakemake
+	$(BENCH)/bin/python -m pip install --disable-pip-version-check papermill ipykernel snakemake sshpyk
 	@touch $@
