@@ -22,6 +22,7 @@ import peers as others
 import pools
 import slurm as batch
 import steer
+import sweeps
 from measure import machine_line, print_table
 
 import kale_magic
@@ -36,6 +37,7 @@ PARTS = {
     "manager": own.manager,
     "cache": steer.cache,
     "inside": steer.inside,
+    "reuse": sweeps.reuse,
     "relay": proxy.relay,
     "spec": proxy.spec,
     "tunnel": proxy.tunnel,
