@@ -44,7 +44,8 @@ class Settings:
     client is). ``slurm_poll_s`` is how often Slurm's queue is looked at when things happen there,
     ``slurm_grace_s`` how long a job must be missing from it to count as gone, ``slurm_max_jobs`` how many jobs are
     in it at most at once, ``slurm_command_s`` how long one of Slurm's commands may take; ``slurm_listen`` whether
-    kernels of its jobs listen on TCP too, by CURVE.
+    kernels of its jobs listen on TCP too, by CURVE. ``container_runtime`` is the program that runs containers (empty:
+    what there is on the node), ``container_bind`` are folders that all of them see.
     """
 
     state_dir: Path
@@ -63,6 +64,8 @@ class Settings:
     slurm_max_jobs: int = 1000
     slurm_command_s: float = 60.0
     slurm_listen: bool = False
+    container_runtime: str = ""
+    container_bind: tuple[str, ...] = ()
 
     @property
     def there(self) -> HostSettings:
@@ -100,9 +103,9 @@ class Settings:
         return self.socket_dir / "w"
 
 
-# Each row: section and key of config.toml, variable, field, type (None: an amount of memory; str: a file; bool: yes or no; object: a host)
+# Each row: section and key of config.toml, variable, field, type (None: an amount of memory; bool: yes or no; else what :func:`_taken` knows)
 _KEYS = (
-    ("manager", "host", "KALE_MANAGER_HOST", "manager_host", object),
+    ("manager", "host", "KALE_MANAGER_HOST", "manager_host", "host"),
     ("manager", "idle_stop_s", "KALE_IDLE_S", "idle_stop_s", float),
     ("manager", "keep_events", "KALE_KEEP_EVENTS", "keep_events", int),
     ("local", "cpus", "KALE_CPUS", "cpus", int),
@@ -113,6 +116,8 @@ _KEYS = (
     ("slurm", "max_jobs", "KALE_SLURM_MAX_JOBS", "slurm_max_jobs", int),
     ("slurm", "command_s", "KALE_SLURM_COMMAND_S", "slurm_command_s", float),
     ("slurm", "listen", "KALE_SLURM_LISTEN", "slurm_listen", bool),
+    ("container", "runtime", "KALE_CONTAINER_RUNTIME", "container_runtime", "runtime"),
+    ("container", "bind", "KALE_CONTAINER_BIND", "container_bind", "folders"),
     ("open", "template", "KALE_OPEN_TEMPLATE", "open_template", str),
 )
 
@@ -144,7 +149,7 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         if variable in environ:
             raw, source = environ[variable], variable
         if raw is not None:
-            values[name] = _file(raw, path.parent, source) if kind is str else _host(raw, source) if kind is object else _value(raw, kind, source)
+            values[name] = _taken(raw, kind, path.parent, source)
     values["hosts"] = _hosts(table.pop("hosts", {}), path)
     for section, rest in table.items():
         known = sorted(key for part, key, *_ in _KEYS if part == section)
@@ -180,6 +185,30 @@ def _read(path: Path) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as exc:
         raise ConfigError(f"{path} is not TOML: {exc}.") from exc
     return {section: dict(part) if isinstance(part, dict) else {section: part} for section, part in table.items()}
+
+
+def _taken(raw: object, kind: type | str | None, folder: Path, source: str) -> object:
+    """Return the value of a setting: of a number's type, None for an amount of memory, str for a file, or a kind that has a name."""
+    named = {"runtime": _runtime, "folders": _folders, "host": _host}
+    if isinstance(kind, str):
+        return named[kind](raw, source)
+    return _file(raw, folder, source) if kind is str else _value(raw, kind, source)
+
+
+def _runtime(raw: object, source: str) -> str:
+    from kale_proxy.container import RUNTIMES
+
+    if raw not in RUNTIMES:
+        raise ConfigError(f"{source} = {raw!r} is no container runtime.", f"There is: {', '.join(RUNTIMES)}.")
+    return str(raw)
+
+
+def _folders(raw: object, source: str) -> tuple[str, ...]:
+    """Read a list of folders, or as a variable has it with colons between them."""
+    items = raw.split(":") if isinstance(raw, str) else raw
+    if not isinstance(items, list) or not all(isinstance(item, str) and item.startswith("/") for item in items):
+        raise ConfigError(f"{source} = {raw!r} is no list of folders.", 'Write bind = ["/scratch", "/data"].')
+    return tuple(items)
 
 
 def _file(raw: object, folder: Path, source: str) -> Path:

@@ -30,6 +30,7 @@ from kale_magic.manager.service import Service
 from kale_magic.manager.store import SqliteStore
 from kale_magic.model.events import iso
 from kale_magic.version import __version__
+from kale_proxy.spec import ContainerSpec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -89,6 +90,7 @@ class Daemon:
         executors = {name: registry.create(name, settings, clock) for name in registry.names()}
         pools = Pools(settings, clock, executors)
         service = Service(store, executors, clock)
+        service.site = ContainerSpec(image="", runtime=settings.container_runtime, binds=settings.container_bind)
         hello = protocol.Hello(
             protocol.PROTOCOL_VERSION, __version__, os.getpid(), socket.gethostname(), iso(clock.now())
         )

@@ -342,7 +342,10 @@ class Hosts:
             "SelectType=select/cons_tres", "SelectTypeParameters=CR_CPU_Memory", "DefMemPerCPU=100",
             "SchedulerParameters=sched_interval=1,sched_min_interval=0,batch_sched_delay=0,bf_interval=1,bf_continue,kill_invalid_depend",
             *(f"NodeName={node.name} NodeAddr={node.address} CPUs={CPUS} RealMemory=4000" for node in self.nodes),
-            "PartitionName=debug Nodes=ALL Default=YES MaxTime=1-0 State=UP",
+            "PreemptType=preempt/partition_prio", "PreemptMode=CANCEL",
+            "PartitionName=debug Nodes=ALL Default=YES MaxTime=1-0 PreemptMode=OFF State=UP",
+            "PartitionName=spare Nodes=ALL MaxTime=1-0 GraceTime=5 State=UP",
+            "PartitionName=urgent Nodes=ALL MaxTime=1-0 PriorityTier=10 PreemptMode=OFF State=UP",
         ]  # fmt: skip
         return "\n".join(lines) + "\n"
 

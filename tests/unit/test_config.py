@@ -30,7 +30,7 @@ def test_variables_win_over_the_file(home):
     ("text", "words"),
     [
         ("[manager]\nidle = 1\n", r"manager\.idle is no setting\. Known in \[manager\]: host, idle_stop_s, keep_events"),
-        ("[pbs]\nx = 1\n", r"pbs\.x is no setting\. Known sections: manager, local, slurm, open"),
+        ("[pbs]\nx = 1\n", r"pbs\.x is no setting\. Known sections: manager, local, slurm, container, open"),
         ("colour = 1\n", r"colour\.colour is no setting"),
         ("[manager\n", "is not TOML"),
         ("[manager]\nidle_stop_s = 'soon'\n", r"manager\.idle_stop_s = 'soon' is not a usable value"),
