@@ -223,7 +223,7 @@ class Supervisor:
         try:
             spec = JobSpec.from_dict(data)
         except ValueError as exc:  # a manager of another version
-            self._send(client, {"ev": "refused", "uuid": data["uuid"], "reason": f"{exc}."})
+            self._send(client, {"ev": "refused", "uuid": str(data.get("uuid")), "reason": f"{exc}."})
         else:
             self._start(client, spec)
 
