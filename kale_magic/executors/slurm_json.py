@@ -92,6 +92,8 @@ def properties(script: str) -> dict[str, Any]:
                 raise SubmitError(f"#SBATCH --{name}={value} is not understood.") from None
         else:
             raise SubmitError(f"#SBATCH --{name} can't be asked through slurmrestd.", "Leave it out, or submit by --executor slurm on the cluster.")
+    if "nodes" in found and "tasks" not in found:  # one a node, or as many as are asked for: sbatch does the same
+        found["tasks"] = int(found["nodes"].partition("-")[0]) * found.get("tasks_per_node", 1)
     return found
 
 

@@ -39,12 +39,12 @@ def test_what_a_step_asks_becomes_properties_of_a_job() -> None:
 @pytest.mark.parametrize(
     ("line", "found"),
     [
-        ("-N 1-2 -c4", {"nodes": "1-2", "cpus_per_task": 4}),
+        ("-N 1-2 -c4", {"nodes": "1-2", "tasks": 1, "cpus_per_task": 4}),
         ("--mem 4G --time=1-0", {"memory_per_node": 4096, "time_limit": 1440}),
         ("--mem=500", {"memory_per_node": 500}),
         ("-t 90 # why", {"time_limit": 90}),
         ("--hold", {"hold": True}),
-        ("--nodes=2 --ntasks-per-node=3", {"nodes": "2", "tasks_per_node": 3}),
+        ("--nodes=2 --ntasks-per-node=3", {"nodes": "2", "tasks_per_node": 3, "tasks": 6}),
     ],
 )
 def test_directives_are_read_in_all_forms_of_sbatch(line: str, found: dict[str, object]) -> None:
