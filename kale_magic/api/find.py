@@ -99,6 +99,11 @@ class Target:
             return self.folder
         from kale_magic.api import mirror
 
+        packed = ("points-*.jsonl", "metrics.jsonl", "values/*.bin")[: 3 if patterns else 2]
+        if self.point is not None:  # the points of a sweep may keep their files together
+            mirror.fetch(self.client, str(self.folder.parent), packed, is_fresh=is_fresh)  # type: ignore[arg-type]
+        elif patterns:
+            patterns = (*patterns, *packed)
         deeper = tuple(f"*/{pattern}" for pattern in mirror.SMALL) if self.point is None else ()
         return mirror.fetch(self.client, str(self.folder), patterns or (*mirror.SMALL, *deeper), is_fresh=is_fresh)  # type: ignore[arg-type]
 
@@ -244,12 +249,9 @@ def points_of(client: Asks, run: str, step: str) -> list[dict[str, object]]:
         raise UnknownStepError(f"Run {run} has no step {step}.", _suggest(step, status["steps"])) from None
     if not points:
         return []
-    folder = Path(status["folder"])
-    if client.host:
-        from kale_magic.api import mirror
+    from kale_magic.api import mirror
 
-        folder = mirror.fetch(client, str(folder), ("workflow.yaml",))  # type: ignore[arg-type]
-    return _points(folder / "workflow.yaml", step)
+    return _points(mirror.run_folder(client, str(status["folder"]), "workflow.yaml") / "workflow.yaml", step)
 
 
 @lru_cache(maxsize=64)
@@ -291,10 +293,10 @@ def _reach(found: Mapping[str, Any]) -> Reach | None:
     """Return the way to a step whose kernel is on another host; None if it is on this one."""
     if not found.get("login") and not found.get("node"):
         return None
-    from kale_proxy.tunnel.route import Reach
+    from kale_proxy.tunnel.route import Door, Reach
 
     words = {name: str(found.get(name) or "") for name in ("login", "node", "job_id")}
-    return Reach.of(str(found.get("live") or ""), str(found.get("key") or ""), python=str(found.get("python") or "python3"), **words)
+    return Reach.of(str(found.get("live") or ""), str(found.get("key") or ""), python=str(found.get("python") or "python3"), door=Door.of(found.get("door")), **words)
 
 
 def _newest_with(client: Asks, step: str, scope: Scope, *, is_acting: bool) -> Target:

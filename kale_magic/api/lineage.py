@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kale_magic.api import mirror
+from kale_magic.api.find import where_in
 from kale_magic.api.rerun import workflow_of
 from kale_magic.model.difference import step_differences
 from kale_proxy import values
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from kale_magic.client import Client
 
@@ -45,9 +47,9 @@ def differences(client: Client, a: str, b: str) -> dict[str, list[str]]:
         Its folder is gone.
     """
     one, other = client.status(a), client.status(b)
-    folders = Path(one["folder"]), Path(other["folder"])
-    found = {"": _surroundings(lineage(folders[0]), lineage(folders[1]))}
-    before, after = workflow_of(folders[0]), workflow_of(folders[1])
+    kept = [lineage(mirror.run_folder(client, str(run["folder"]), "environment.json")) for run in (one, other)]
+    found = {"": _surroundings(*kept)}
+    before, after = workflow_of(client, one), workflow_of(client, other)
     for name in dict.fromkeys([*one["steps"], *other["steps"]]):
         if name not in other["steps"] or name not in one["steps"]:
             found[name] = [f"only in {a if name in one['steps'] else b}"]
@@ -61,7 +63,7 @@ def differences(client: Client, a: str, b: str) -> dict[str, list[str]]:
         if (old := states[0].get("node")) != (new := states[1].get("node")) and old and new:
             said.append(f"node: {old} -> {new}")
         if all(state["state"] in _ENDED for state in states):
-            said += _results(_folder(client, a, name), _folder(client, b, name))
+            said += _results(where_in(client, a, name).files, where_in(client, b, name).files)
         found[name] = said
     return {name: said for name, said in found.items() if said}
 
@@ -96,10 +98,6 @@ def _word(value: object) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value[:5])) or "none"
     return str(value)[:12] if value else "none"
-
-
-def _folder(client: Client, run: str, step: str) -> Path:
-    return Path(client.where(run, step)["folder"])
 
 
 def _results(old: Path, new: Path) -> list[str]:

@@ -9,31 +9,37 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kale_magic.api import files
+from kale_magic.api import files, mirror
 from kale_magic.api.plots import Source, of_metrics
 from kale_magic.errors import KaleError, UsageError, WorkflowError
 from kale_magic.formats import native
 from kale_magic.model import dataflow
 from kale_magic.model.address import describe_point
 from kale_magic.render.report import JobFiles, report_html
+from kale_proxy import pack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from kale_magic.client import Client
     from kale_magic.model.workflow import Workflow
 
 _TAIL = 60  # lines of each log
 _MOST_IMAGE = 2_000_000  # characters
 _MOST_NOTEBOOK = 64 << 20
 _MOST_JOBS = 500
+_OF_A_JOB = ("stdout.log", "stderr.log", "metrics.jsonl", "step.ipynb")
+_READ = ("workflow.yaml", "environment.json", *(f"steps/{part}{name}" for part in ("*/", "*/*/") for name in _OF_A_JOB))
 _FINAL = frozenset({"completed", "failed", "cancelled"})
 
 
-def write_report(status: Mapping[str, Any], file: Path) -> None:
+def write_report(client: Client, status: Mapping[str, Any], file: Path) -> None:
     """Write the report of a run.
 
     Parameters
     ----------
+    client : Client
+        The manager; if it is that of a login host, the files are fetched from there.
     status : mapping
         The run, as the manager answers.
     file : Path
@@ -42,9 +48,10 @@ def write_report(status: Mapping[str, Any], file: Path) -> None:
     Raises
     ------
     UsageError
-        It can't be written.
+        It can't be written, or what it is made of can't be fetched.
     """
-    page = report(status)
+    folder = mirror.run_folder(client, str(status["folder"]), *_READ)
+    page = report({**status, "folder": str(folder)}, origin=f"{client.host}:{status['folder']}" if client.host else str(folder))
     part = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         part.write_text(page, encoding="utf-8")
@@ -54,13 +61,13 @@ def write_report(status: Mapping[str, Any], file: Path) -> None:
         raise UsageError(f"{file} can't be written: {exc.strerror or exc}.") from exc
 
 
-def report(status: Mapping[str, Any]) -> str:
-    """Return the report of a run as HTML."""
+def report(status: Mapping[str, Any], origin: str = "") -> str:
+    """Return the report of a run as HTML; ``origin`` is the folder that it names, if that is not the one it reads."""
     folder = Path(str(status["folder"]))
     workflow = _workflow(folder)
     jobs = [_files_of(label, path) for label, path in _jobs(status, workflow)][:_MOST_JOBS]
     now = None if status["state"] in _FINAL else datetime.now(UTC)
-    return report_html(status, workflow, jobs, edges=_edges(workflow, list(status["steps"])), origin=_origin(status, folder), now=now)
+    return report_html(status, workflow, jobs, edges=_edges(workflow, list(status["steps"])), origin=_origin(status, folder, origin), now=now)
 
 
 def _workflow(folder: Path) -> Workflow | None:
@@ -109,7 +116,9 @@ def last_image(folder: Path) -> str:
         if file.stat().st_size > _MOST_NOTEBOOK:
             return ""
         cells = json.loads(file.read_text(encoding="utf-8")).get("cells") or []
-    except (OSError, ValueError):
+    except OSError:
+        cells = [{"outputs": pack.displayed(folder)}]
+    except ValueError:
         return ""
     outputs = [output for cell in cells for output in cell.get("outputs") or ()]
     for output in reversed(outputs):
@@ -125,7 +134,7 @@ def _settled(text: str) -> str:
     return "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))
 
 
-def _origin(status: Mapping[str, Any], folder: Path) -> dict[str, str]:
+def _origin(status: Mapping[str, Any], folder: Path, shown: str) -> dict[str, str]:
     try:
         environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -137,7 +146,7 @@ def _origin(status: Mapping[str, Any], folder: Path) -> dict[str, str]:
     nodes = sorted({str(node) for step in status["steps"].values() for node in _nodes(step)})
     rows = {
         "run": status.get("run"),
-        "folder": folder,
+        "folder": shown or folder,
         "workflow.yaml (SHA-256)": digest,
         "submitted": status.get("submitted_at"),
         "ended": status.get("ended_at"),

@@ -7,18 +7,18 @@ of the earlier one. Called by the Python API, the magics and the command line.
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from kale_magic.api import mirror
 from kale_magic.api.find import points_of
-from kale_magic.api.workflow import submit
+from kale_magic.api.workflow import place, submit
 from kale_magic.errors import UsageError
 from kale_magic.model.literals import plain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from kale_magic.api.find import Target
+    from kale_magic.api.find import Asks, Target
     from kale_magic.api.run import Run
     from kale_magic.client import Client
     from kale_magic.model.step import Step
@@ -33,6 +33,8 @@ def rerun(
     is_downstream: bool = False,
     has_checkpoint: bool = True,
     environ: Mapping[str, str] | None = None,
+    executor: str | None = None,
+    pool: str | None = None,
 ) -> tuple[Run, Workflow]:
     """Submit a step, or one point of a sweep, again; return the new run and the workflow as it was submitted.
 
@@ -50,32 +52,38 @@ def rerun(
         Whether its code may go on from where the earlier run saved a checkpoint.
     environ : mapping, optional
         Environment of the steps, cleaned; this process's if not given.
+    executor, pool : str, optional
+        Where it runs; where the earlier run did if neither is given.
 
     Raises
     ------
     UsageError
         A parameter is none of the step's, or a single point is to have what depends on it run.
+    PoolError
+        The pool, in which the earlier run may have been, is not open.
     WorkflowError
         It needs values that the earlier run does not have.
     """
     status = client.status(target.run)
-    workflow = workflow_of(Path(status["folder"]))
+    workflow = workflow_of(client, status)
     step = changed(client, target, workflow.steps[target.step], params)
     if target.point is not None and is_downstream:
         raise UsageError(f"{target.label} is one point: what depends on {target.step} needs all of them.", "Rerun the whole sweep.")
     workflow = workflow.with_step(step)
+    where = place(executor, pool)
     run = submit(
         workflow,
         client=client,
         folder=status["workflow_folder"],
         only=[] if is_downstream else [step.name],
         from_=[step.name] if is_downstream else [],
-        executor=workflow.executor or status["executor"],
+        executor=where.pop("executor", None) or (None if where else status["executor"]),
         environ=environ,
         fresh=[step.name],
         of_run=target.run,
         home=status["workflow_folder"],
         checkpoints={step.name: str(target.folder)} if has_checkpoint else {},
+        **where,
     )
     return run, workflow
 
@@ -85,7 +93,7 @@ def changed(client: Client, target: Target, step: Step, params: Mapping[str, obj
     known = dict(step.params)
     if target.point is not None:
         known |= points_of(client, target.run, target.step)[target.point]
-        step = replace(step, each=(), is_zipped=False)
+        step = replace(step, each=(), is_zipped=False, reuse_kernel=False)
     for name in params:
         if name not in known:
             is_swept = any(axis.name == name for axis in step.each)
@@ -94,11 +102,11 @@ def changed(client: Client, target: Target, step: Step, params: Mapping[str, obj
     return replace(step, params={**known, **{name: plain(value, f"{name} of step {step.name}") for name, value in params.items()}})
 
 
-def workflow_of(folder: Path) -> Workflow:
-    """Return the workflow of a run's folder; raises UsageError if it is gone."""
+def workflow_of(client: Asks, status: Mapping[str, Any]) -> Workflow:
+    """Return the workflow of a run from its folder, which may be on a login host; raises UsageError if it is gone."""
     from kale_magic.formats import native
 
-    path = folder / "workflow.yaml"
+    path = mirror.run_folder(client, str(status["folder"]), "workflow.yaml") / "workflow.yaml"
     try:
         return native.load(path.read_text(encoding="utf-8"), source=str(path))
     except OSError as exc:

@@ -316,7 +316,10 @@ class Step(WaitsForStep):
         target = one_job(self._client, self.target())
         self._client.stop(target.run, target.step, target.point)
 
-    def rerun(self, params: Mapping[str, object] | None = None, *, downstream: bool = False, checkpoint: bool = True) -> Run:
+    def rerun(
+        self, params: Mapping[str, object] | None = None, *, downstream: bool = False, checkpoint: bool = True,
+        executor: str | None = None, pool: str | None = None,
+    ) -> Run:  # fmt: skip
         """Run the step again, with other parameters if given, as a new run that uses what this one has computed.
 
         Parameters
@@ -327,15 +330,21 @@ class Step(WaitsForStep):
             Also run what depends on it.
         checkpoint : bool
             Whether ``checkpoint.load()`` in it finds what it saved in this run.
+        executor, pool : str, optional
+            Where it runs; where it ran in this run if neither is given.
 
         Raises
         ------
         UsageError
             A parameter is none of the step's.
+        PoolError
+            The pool is not open.
         """
         from kale_magic.api.rerun import rerun
 
-        run, _ = rerun(self._client, self.target(), params or {}, is_downstream=downstream, has_checkpoint=checkpoint)
+        run, _ = rerun(
+            self._client, self.target(), params or {}, is_downstream=downstream, has_checkpoint=checkpoint, executor=executor, pool=pool,
+        )  # fmt: skip
         return run
 
     def cancel(self) -> list[str]:

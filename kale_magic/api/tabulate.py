@@ -5,7 +5,6 @@ Rows are plain dicts, so that nothing need be installed; :func:`frame` makes a p
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kale_magic.api import files
@@ -13,9 +12,11 @@ from kale_magic.api.find import points_of
 from kale_magic.api.rerun import workflow_of
 from kale_magic.errors import UsageError
 from kale_magic.render.view import parse_time
-from kale_proxy import values
+from kale_proxy import pack, values
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from kale_magic.api.find import Asks, Target
 
 _SCALARS = (int, float, str, bool, type(None))
@@ -32,7 +33,7 @@ def rows(client: Asks, target: Target) -> list[dict[str, Any]]:
     status = client.status(target.run)
     step = status["steps"][target.step]
     points = points_of(client, target.run, target.step)
-    params = workflow_of(Path(status["folder"])).steps[target.step].params
+    params = workflow_of(client, status).steps[target.step].params
     if not points:
         return [_row(dict(params), target.files, step)]
     chosen = range(len(points)) if target.point is None else [target.point]
@@ -66,7 +67,9 @@ def _row(found: dict[str, Any], folder: Path, job: dict[str, Any]) -> dict[str, 
 
 def _metrics(folder: Path) -> dict[str, Any]:
     """Return the last value of each metric."""
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = dict(pack.metrics(folder) or {})
+    if found:
+        return found
     for line in files.lines_of(files.log(folder, "metrics.jsonl", _LAST_LINES)):
         found |= {name: value for name, value in line.items() if name not in _NOT_METRICS}
     return found

@@ -125,7 +125,7 @@ class Workflow:
             As on the line of ``%%kale_step``, with ``_`` for ``-``: ``after``, ``inputs``, ``outputs``, ``params``
             (a dict), ``each`` (a dict of lists, or of texts such as ``"range(3)"``), ``zip``, ``files_in``,
             ``files_out``, ``kernel``, ``shell``, ``cpus``, ``memory`` (``"4GB"``), ``walltime`` (``"00:10:00"``),
-            ``retries``, ``hold`` and ``hold_on_failure`` (``"30m"``), ``no_cache``, ``gate``, ``gate_release``, ``notebook`` (a file, instead of ``source``), ``tags``, ``description`` and the other resources.
+            ``retries``, ``hold``, ``hold_on_failure`` and ``warn`` (``"30m"``), ``no_cache``, ``reuse_kernel``, ``gate``, ``gate_release``, ``notebook`` (a file, instead of ``source``), ``tags``, ``description`` and the other resources.
 
         Raises
         ------
@@ -195,9 +195,7 @@ class Workflow:
             No manager could be reached or started.
         """
         self.plan()
-        if pool and executor:
-            raise UsageError("pool and executor exclude each other.", f"The executor of pool {pool} was chosen when it was opened.")
-        more: dict[str, Any] = {"pool": pool} if pool else {}
+        more = place(executor, pool)
         if client is None and self._host:
             from kale_magic.client import Client as RealClient
 
@@ -211,7 +209,6 @@ class Workflow:
             from_=names_of(from_),
             to=names_of(to),
             params=params,
-            executor=executor,
             no_cache=not cache,
             **more,
         )
@@ -286,7 +283,7 @@ def submit(
 
     check_params(workflow, params or {})
     client = client or RealClient.connect()
-    if client.host:
+    if client.host and "home" not in more:  # the folder of an earlier run is there
         from kale_magic.api.stage import stage
 
         stage(client, workflow, Path(folder))
@@ -303,6 +300,13 @@ def submit(
         **more,
     )
     return Run(str(answer["run"]), client)
+
+
+def place(executor: str | None, pool: str | None) -> dict[str, Any]:
+    """Return what a submit is told of where steps run that name no executor; raises UsageError for both at once."""
+    if pool and executor:
+        raise UsageError("A pool and an executor exclude each other.", f"The executor of pool {pool} was chosen when it was opened.")
+    return {"pool": pool} if pool else {"executor": executor} if executor else {}
 
 
 def check_params(workflow: WorkflowModel, params: Mapping[str, object]) -> None:

@@ -59,6 +59,7 @@ def build_parser() -> Parser:
     _add_open_command(commands)
     _add_kernels_commands(commands)
     report = _add(commands, "report", "report:report", "write a run as one HTML page")
+    _add_host(report)
     report.add_argument("run", metavar="RUN", nargs="?", help="default: the newest in or below this folder")
     report.add_argument("-o", "--output", metavar="FILE.html", required=True, help="the file to write")
     _add_pool_commands(commands)
@@ -213,10 +214,13 @@ def _add_act_commands(commands: Any) -> None:
     rerun = _add(
         commands, "rerun", "steer:rerun", "run a step again, what it needs being taken from the earlier run", json=True, more=_STEP
     )  # fmt: skip
+    _add_host(rerun)
     rerun.add_argument("step", metavar="STEP")
     rerun.add_argument("--params", metavar="N=V", nargs="+", action="extend", type=parameter, default=[], help="other parameters: n=5")
     rerun.add_argument("--downstream", action="store_true", help="also run what depends on it")
     rerun.add_argument("--from-start", action="store_true", help="do not go on from its checkpoint")
+    rerun.add_argument("--executor", metavar="E", help="where it runs, if not where the earlier run did")
+    rerun.add_argument("--pool", metavar="P", help="the open pool in which it runs")
     push = _add(
         commands, "push", "steer:push", "give values to a step: live parameters, variables, edited outputs", json=True, more=_STEP
     )  # fmt: skip
@@ -309,14 +313,20 @@ def _add_care_commands(commands: Any) -> None:
         description="The process that keeps track of your runs.",
     )
     parts = manager.add_subparsers(dest="part", metavar="COMMAND", title="commands", required=True)
-    _add(parts, "start", "care:start", "start the manager, if none runs", json=True)
-    _add(parts, "stop", "care:stop", "end the manager; jobs go on, and the next command starts one")
-    _add(parts, "status", "care:manager_status", "say whether it runs, and where", json=True)
+    _add_host(_add(parts, "start", "care:start", "start the manager, if none runs", json=True))
+    _add_host(_add(parts, "stop", "care:stop", "end the manager; jobs go on, and the next command starts one"))
+    _add_host(_add(parts, "status", "care:manager_status", "say whether it runs, and where", json=True))
     logs = _add(parts, "logs", "care:manager_logs", "print what it wrote to its log")
     logs.add_argument("--tail", metavar="N", type=count, help="the last N lines only")
     doctor = _add(commands, "doctor", "doctor:doctor", "check every part and say what to mend", json=True)
     _add_host(doctor)
     doctor.add_argument("--executor", metavar="E", help="run a job of one line there, and see it through: slurm")
+    doctor.add_argument(
+        "--install",
+        metavar="PACKAGE",
+        nargs="*",
+        help="make a Python environment with Kale on the host, of what this machine brings along, and these packages: numpy 'scipy>=1.14'",
+    )
     gc = _add(commands, "gc", "gc:collect", "remove the folders of old runs in or below this folder", json=True)
     gc.add_argument(
         "--older-than",

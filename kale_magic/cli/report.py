@@ -20,9 +20,9 @@ def report(arguments: argparse.Namespace, console: Console) -> int:
     from kale_magic.api.find import find_run
     from kale_magic.api.report import write_report
 
-    with Client.connect() as client:
-        status = client.status(find_run(client, arguments.run, here(client)))
     file = Path(arguments.output)
-    write_report(status, file)
+    with Client.connect(host=arguments.host) as client:
+        status = client.status(find_run(client, arguments.run, here(client)))
+        write_report(client, status, file)
     console.say(f"{file} written: {status['run']} {status['state']}")
     return Exit.OK

@@ -60,7 +60,7 @@ def rerun(arguments: argparse.Namespace, console: Console) -> int:
     from kale_magic.api.find import find_step
     from kale_magic.api.rerun import rerun as again
 
-    with Client.connect() as client:
+    with Client.connect(host=arguments.host) as client:
         target = find_step(client, arguments.step, here(client))
         run, _ = again(
             client,
@@ -68,11 +68,14 @@ def rerun(arguments: argparse.Namespace, console: Console) -> int:
             dict(arguments.params),
             is_downstream=arguments.downstream,
             has_checkpoint=not arguments.from_start,
+            executor=arguments.executor,
+            pool=arguments.pool,
         )
+    at = f" --host {arguments.host}" if arguments.host else ""
     if console.is_json:
         console.data({"run": run.name})
     else:
-        console.say(f"{run.name}: {target} again; wait for it: jupyter kale wait {run.name}")
+        console.say(f"{run.name}: {target} again; wait for it: jupyter kale wait {run.name}{at}")
     return Exit.OK
 
 

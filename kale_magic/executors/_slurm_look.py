@@ -77,7 +77,8 @@ def _kernel(spec: JobSpec) -> dict[str, Any]:
         data: dict[str, Any] = json.loads(published(spec).read_bytes())
     except (OSError, ValueError):
         return {}
-    data.pop("key", None)
+    for secret in ("key", "door"):
+        data.pop(secret, None)
     return data
 
 
@@ -102,6 +103,8 @@ def _events(path: Path, spec: JobSpec, found: Look) -> None:
             found.refusal = reason
         elif name in {"paused", "gated", "running", "resumed"}:
             found.states.append(("running" if name == "resumed" else name, reason))
+        elif name == "warned" and event.get("state") == "running":
+            found.states.append(("running", reason))
 
 
 def _log(path: Path) -> str:

@@ -43,10 +43,12 @@ class Submitter:
         How Slurm is spoken to.
     keys : str
         Folder in which jobs tell where their kernels are.
+    listens : bool
+        Whether these listen on TCP too.
     """
 
-    def __init__(self, book: Book, commands: Slurm, keys: str) -> None:
-        self._book, self._commands, self._keys = book, commands, keys
+    def __init__(self, book: Book, commands: Slurm, keys: str, *, listens: bool = False) -> None:
+        self._book, self._commands, self._keys, self._listens = book, commands, keys, listens
         self._pending: list[Batch] = []
         self._sending = 0
         self._is_gathering = False
@@ -151,7 +153,7 @@ class Submitter:
 
     async def _try(self, batch: Batch, after: str) -> None:
         try:
-            specs = [replace(ticket.spec(), keys=self._keys) for ticket in batch.tickets.values()]
+            specs = [replace(ticket.spec(), keys=self._keys, listens=self._listens) for ticket in batch.tickets.values()]
             environment = batch.any_ticket.environment()  # not in the thread: it may come from the store
             path = await asyncio.to_thread(_slurm_batch.write, batch, environment, self._keys, specs)
         except OSError as exc:

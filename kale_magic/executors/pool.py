@@ -73,6 +73,7 @@ class PoolExecutor(Executor):
         self.keeper = Keeper(self, book, pilots, settings)
         self._is_far, self._clock = pilots.is_far, clock
         self._keys = settings.keys_dir if pilots.is_far else None
+        self._listens = settings.slurm_listen
         self._sink: Callable[[Report], None] = lambda _: None
         self._jobs: dict[str, Job] = {}
         self._queue = PoolQueue()
@@ -312,7 +313,7 @@ class PoolExecutor(Executor):
         try:
             spec = job.ticket.spec()
             if self._keys is not None:
-                spec = replace(spec, keys=str(self._keys))
+                spec = replace(spec, keys=str(self._keys), listens=self._listens)
             if share.devices:
                 numbers = tuple(int(name) for name in share.devices if name.isdigit())
                 spec = replace(spec, limits=replace(spec.limits, gpus=numbers), env={**spec.env, "CUDA_VISIBLE_DEVICES": ",".join(share.devices)})

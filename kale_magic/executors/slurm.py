@@ -70,7 +70,7 @@ class SlurmExecutor(Executor):
         self._most_jobs = settings.slurm_max_jobs
         keys = str(settings.keys_dir)
         self._book = Book(clock)
-        self._submitter = Submitter(self._book, commands, keys)
+        self._submitter = Submitter(self._book, commands, keys, listens=settings.slurm_listen)
         self._watcher = Watcher(self._book, commands, self._submitter, keys, settings.slurm_poll_s, settings.slurm_grace_s)
         self._book.poke = self._watcher.poke
         self._probed: dict[object, str] = {}
@@ -91,8 +91,6 @@ class SlurmExecutor(Executor):
         own = slurm_text.own_directives(code)
         if slurm_text.asks_for_an_array([*own, *asked.native]):
             raise SubmitError(f"Step `{step.name}` asks for an array by an #SBATCH line.", "Write a sweep instead: --each i=range(10).")
-        if asked.container:
-            raise SubmitError(f"Step `{step.name}` asks for a container.", "This version does not start containers: leave --container out.")
         key = (asked, *own)
         if key not in self._probed:
             words = await self._commands.probe(slurm_text.probe_script(asked, code))

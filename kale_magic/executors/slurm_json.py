@@ -84,6 +84,8 @@ def properties(script: str) -> dict[str, Any]:
         if name in _FLAGS and value is None:
             key, flag = _FLAGS[name]
             found[key] = flag
+        elif name == "signal" and (value or "").startswith("B:USR1@"):
+            continue  # slurmrestd 22.05 does not know B:, though its description has it; the worker looks at --walltime itself
         elif name in _PROPERTIES and value:
             key, read = _PROPERTIES[name]
             try:

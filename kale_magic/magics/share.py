@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from kale_magic.api import mirror
 from kale_magic.api.find import find_run
 from kale_magic.api.workflow import Workflow
 from kale_magic.errors import UsageError
@@ -24,7 +25,7 @@ def export(session: KaleMagics, request: Request) -> None:
     run_folder = None
     if args.run is not None:
         status = session.client.status(find_run(session.client, args.run, session.scope))
-        run_folder = Path(status["folder"])
+        run_folder = mirror.run_folder(session.client, str(status["folder"]), "workflow.yaml", "steps/*/result.json", "steps/*/*/result.json")
         workflow = Workflow.from_yaml(run_folder / "workflow.yaml")
     else:
         workflow = Workflow.from_model(session.declarations.workflow)
@@ -50,7 +51,7 @@ def report(session: KaleMagics, request: Request) -> None:
 
     status = session.client.status(find_run(session.client, request.args.run, session.scope))
     file = Path(request.args.o or f"{status['run']}.html").expanduser()
-    write_report(status, file)
+    write_report(session.client, status, file)
     text = f"{file} written: {status['run']} {status['state']}"
     html = f'<a href="{escape(quote(str(file)))}" target="_blank">{escape(file)}</a> written: {escape(status["run"])} {escape(status["state"])}'
     session.show({"text/plain": text, "text/html": html})

@@ -37,8 +37,7 @@ def submit(session: KaleMagics, request: Request) -> object:
         raise UsageError(f"Workflow {declared.name} has no steps.", "Declare one with %%kale_step NAME.")
     wanted = dataflow.wanted_by(args.only, args.from_, args.to)
     plan = dataflow.resolve(declared, notebook_names=session.names_here(), wanted=wanted)
-    if args.pool and args.executor:
-        raise UsageError("--pool and --executor exclude each other.", f"The executor of pool {args.pool} was chosen when it was opened.")
+    where = api.place(args.executor, args.pool)
     if args.dry_run:
         from kale_magic.magics.dryrun import dry_run
 
@@ -54,10 +53,9 @@ def submit(session: KaleMagics, request: Request) -> object:
         from_=args.from_,
         to=args.to,
         params=args.params,
-        executor=args.executor,
         name=args.name,
         no_cache=args.no_cache,
-        **({"pool": args.pool} if args.pool else {}),
+        **where,
     )
     if args.wait:
         wait_for_run(session, run.name)
@@ -67,10 +65,11 @@ def submit(session: KaleMagics, request: Request) -> object:
 def submit_cell(session: KaleMagics, request: Request) -> object:
     """Declare the cell and submit it alone."""
     name = request.args.name
+    where = api.place(request.args.executor, request.args.pool)
     print(session.declarations.apply("submit", request.line, request.body, first_line=session.lines_above + 2))
     declared = session.declarations.workflow
     plan = dataflow.resolve(declared, notebook_names=session.names_here(), wanted=[name])
-    return session.keep_quiet(_start(session, declared, plan, only=[name], executor=request.args.executor, fresh=[name]))
+    return session.keep_quiet(_start(session, declared, plan, only=[name], fresh=[name], **where))
 
 
 def rerun(session: KaleMagics, request: Request) -> object:
@@ -82,7 +81,7 @@ def rerun(session: KaleMagics, request: Request) -> object:
     target = session.find(args.step)
     if args.edit:
         status = session.client.status(target.run)
-        step = again.changed(session.client, target, again.workflow_of(Path(status["folder"])).steps[target.step], args.params)
+        step = again.changed(session.client, target, again.workflow_of(session.client, status).steps[target.step], args.params)
         session.shell.set_next_input(step_cell(step))
         print(f"The cell of {target} is below: change it, run it, and submit: %kale_submit --from {step.name}")
         return None
@@ -94,10 +93,12 @@ def rerun(session: KaleMagics, request: Request) -> object:
         is_downstream=args.downstream,
         has_checkpoint=not args.from_start,
         environ=environ,
+        executor=args.executor,
+        pool=args.pool,
     )
     session.submitted[run.name] = workflow
     plan = dataflow.resolve(workflow, wanted=list(run.status()["steps"]))
-    note = f"{target} again. {environment_note(left_out)}"
+    note = f"{target} again. {_note(session, left_out)}"
     session.show_live(LiveView(session, run.name, edges=edges_of(plan), note=note))
     if args.wait:
         wait_for_run(session, run.name)
@@ -146,13 +147,18 @@ def _start(
         **more,
     )
     session.submitted[run.name] = declared
-    session.show_live(LiveView(session, run.name, edges=edges_of(plan), note=environment_note(left_out)))
+    session.show_live(LiveView(session, run.name, edges=edges_of(plan), note=_note(session, left_out)))
     return run
 
 
 def edges_of(plan: dataflow.Plan) -> list[tuple[str, str]]:
     """Return the edges of a plan as pairs, producer first."""
     return [(parent, name) for name, step in plan.steps.items() for parent in step.parents]
+
+
+def _note(session: KaleMagics, left_out: Iterable[str]) -> str:
+    host = session.declarations.host
+    return f"Steps run on {host}, with the Python and the environment of the manager there." if host else environment_note(left_out)
 
 
 def environment_note(left_out: Iterable[str]) -> str:

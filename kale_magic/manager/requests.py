@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kale_magic import protocol
-from kale_magic.errors import ManagerError, PoolError, StoreError, UnknownStepError, UsageError
+from kale_magic.errors import ManagerError, PoolError, StoreError, SubmitError, UnknownStepError, UsageError
 from kale_magic.executors import registry
 from kale_magic.manager.cache import Earlier
 from kale_magic.manager.context import RunContext
@@ -146,6 +146,9 @@ class Requests:
             executor = self._service.executors.get(submission.executor_of(step))
             if executor is None:
                 raise self._no_pool(submission.executor_of(step).removeprefix("pool:"))
+            if step.reuse_kernel and not executor.shares_kernels:
+                what = f"Step {name}: --reuse-kernel is for the executor local; {submission.executor_of(step)} starts each point by itself."
+                raise SubmitError(what, "Leave it out, or give the step --executor local.")
             demands[name] = await executor.check(step)
         return demands
 
@@ -206,7 +209,7 @@ class Requests:
 
     async def _status(self, fields: dict[str, Any]) -> protocol.Encoded:
         run = self._service.find(_text(fields, "run"))
-        return protocol.Encoded(run_text(run.record, run.machine.views(), self._service.reason(run), self._service.seq))
+        return protocol.Encoded(run_text(run.record, run.machine.views(), self._service.reason(run), self._service.seq, is_brief=bool(fields.get("brief"))))
 
     async def _runs(self, fields: dict[str, Any]) -> list[dict[str, Any]]:
         limit = fields.get("limit", 100)
@@ -405,11 +408,11 @@ def _text(fields: Mapping[str, Any], key: str) -> str | None:
     return value
 
 
-def _reach(job: Job, told: Mapping[str, Any], *, is_far: bool) -> dict[str, str]:
+def _reach(job: Job, told: Mapping[str, Any], *, is_far: bool) -> dict[str, Any]:
     """Return what a client needs besides the folder to get to a kernel that is not on its own host."""
     here = {"node": "", "job_id": "", "python": sys.executable}
     if told.get("host", socket.gethostname()) != socket.gethostname():
-        return {**here, **{name: str(told.get(name) or "") for name in ("node", "job_id", "python", "key")}}
+        return {**here, **{name: str(told.get(name) or "") for name in ("node", "job_id", "python", "key")}, "door": told.get("door")}
     return {**here, "key": _key(told.get("live") or job.live)} if is_far else {}
 
 

@@ -39,3 +39,12 @@ def test_the_workflow_runs_on_the_nodes_and_is_seen_from_the_laptop(
     assert found
     assert abs(float(found[1]) - 3.61) < 0.02
     assert "#SBATCH --array=0-6" in said["%kale_logs curve --script"]
+    assert "short" in said["%kale_pool list"]
+    assert "idle" in said["%kale_pool list"]
+    again = said["%kale_submit --pool short --params temperatures=[250,500,750] steps=120 --wait"]
+    assert "2 cached" in again or again.count("cached") >= 2
+    other = re.search(r"expansion ([\d.]+)e-6 / K from three other temperatures, ([\d.]+)e-6", said["%kale_pull compare alpha --as alpha_again"])
+    assert other
+    assert 10 < float(other[1]) < 35
+    assert other[1] != other[2]
+    assert "closes" in said["%kale_pool close short"]

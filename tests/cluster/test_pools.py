@@ -65,6 +65,25 @@ def test_a_workflow_goes_through_a_pool_without_one_more_job(login: Login) -> No
     login.until(lambda: not login.squeue() and not pool(login))
 
 
+def test_a_step_is_run_again_where_it_ran_before(login: Login) -> None:
+    native_id = opened(login)["native_id"]
+    job = "import os\njob = os.environ.get('SLURM_JOB_ID')"
+    wf = login.workflow()
+    wf.step("a", job, outputs=["job"])
+    run = wf.submit(pool="fast")
+    login.completed(run)
+    again = run["a"].rerun()
+    login.completed(again)
+    assert again["a"].pull("job") == native_id
+    elsewhere = run["a"].rerun(executor="slurm")
+    login.completed(elsewhere)
+    assert elsewhere["a"].pull("job") != native_id
+    login.client.close_pool("fast")
+    login.until(lambda: not pool(login))
+    with pytest.raises(PoolError, match="There is no pool 'fast'"):
+        run["a"].rerun()
+
+
 def test_a_pool_that_waits_tells_slurms_own_reason_and_steps_wait_for_it(login: Login) -> None:
     login.run("sbatch", "--parsable", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap", "sleep 100")
     login.until(lambda: "RUNNING" in login.squeue())

@@ -19,6 +19,7 @@ from jupyter_client import BlockingKernelClient
 
 from kale_magic import Workflow
 from kale_magic.api import mirror
+from kale_magic.api import workflow as api
 from kale_magic.api.connection import connect
 from kale_magic.client import Client
 from kale_magic.errors import ManagerUnavailable, UsageError
@@ -210,6 +211,36 @@ def test_workflow_goes_up_from_the_laptop_and_its_results_come_back(cluster: Clu
         assert not [path for path in (cluster.laptop / "hosts").rglob("*") if path.is_file() and path.stat().st_mode & 0o077 and path.name != "login.json"]
 
 
+def test_a_far_run_is_run_again_compared_tabled_and_reported_from_the_laptop(cluster: Cluster, tmp_path: Path) -> None:
+    wf = Workflow("eos", folder=tmp_path, host="login")
+    wf.step("square", "from kale_magic.inside import metric\nvalue = k * n ** 2\nmetric(half=value / 2)\nprint('value', value)", params={"k": 1}, each={"n": "[2, 3]"}, outputs=["value"])
+    wf.step("total", "total = sum(value)", outputs=["total"])
+    with cluster.hosts.laptop.here():
+        run = wf.submit()
+        assert run.wait(timeout=60) == "completed", run.status()
+        assert [(row["n"], row["value"], row["half"]) for row in run["square"].rows()] == [(2, 4, 2.0), (3, 9, 4.5)]
+        again = run["square"].rerun({"k": 2}, downstream=True)
+        assert again.wait(timeout=60) == "completed", again.status()
+        assert again["total"].pull("total") == 26
+    listed = cluster.kale("runs", "--diff", run.name, again.name, "--host", "login").stdout
+    assert "parameter k changed: 1 -> 2" in listed
+    cluster.kale("report", again.name, "--host", "login", "-o", str(tmp_path / "far.html"))
+    page = (tmp_path / "far.html").read_text()
+    assert "value 18" in page
+    assert f"login:{again.status()['folder']}" in page
+    once_more = json.loads(cluster.kale("rerun", f"{run.name}/total", "--host", "login", "--json").stdout)["run"]
+    assert cluster.kale("wait", once_more, "--host", "login").stdout
+
+
+def test_variables_of_the_laptop_do_not_go_to_the_host(cluster: Cluster, tmp_path: Path) -> None:
+    wf = Workflow("eos", folder=tmp_path, host="login")
+    wf.step("look", "import os\nfound = os.environ.get('MARK_OF_THE_LAPTOP')", outputs=["found"])
+    with cluster.hosts.laptop.here(), Client.connect(host="login") as client:
+        run = api.submit(wf.model, client=client, folder=tmp_path, environ={"MARK_OF_THE_LAPTOP": "here", "PATH": "/nowhere"})
+        assert run.wait(timeout=60) == "completed", run.status()
+        assert run["look"].pull("found") is None
+
+
 def test_files_that_are_there_are_not_sent_again_and_a_cut_transfer_goes_on(cluster: Cluster, tmp_path: Path) -> None:
     data = os.urandom(3 << 20)
     (tmp_path / "big.bin").write_bytes(data)
@@ -226,7 +257,7 @@ def test_files_that_are_there_are_not_sent_again_and_a_cut_transfer_goes_on(clus
         assert mirror.upload(client, there, files) == 0
         part.write_bytes(b"something else")
         Path(there, "big.bin").unlink()
-        with pytest.raises(UsageError, match=r"big.bin did not arrive whole on login\. Submit again"):
+        with pytest.raises(UsageError, match=r"big.bin did not arrive whole on login\. Ask again"):
             mirror.upload(client, there, files)
         assert mirror.upload(client, there, files) == len(data)
         shutil.rmtree(there)

@@ -50,3 +50,18 @@ def test_bad_trials_are_stopped_one_is_edited_and_goes_on_and_the_best_reads_the
     assert best[1] in {"0.3", "0.03", "0.1"}
     assert float(best[2]) > 96
     assert float(best[3]) > 94
+
+
+def test_a_person_picks_a_part_of_the_slide_and_its_map_is_that_of_the_tissue(notebook_runner, cell_text, tmp_path) -> None:
+    notebook = notebook_runner(DEMOS / "03_mass_spec_imaging.ipynb", timeout=250)
+    text = shown(notebook, cell_text)
+    pictures = next(cell for cell in notebook.cells if cell.id == "look")
+    assert any("image/png" in output.get("data", {}) for output in pictures.outputs)
+    assert "goes on with box=(0, 24, 24, 48)" in text["decide"]
+    assert len(re.findall(r"found at .* \([+-][0-5] ppm\)", text["logs"])) == 7
+    found = re.search(r"7 peaks.*agrees with the truth: ([\d.]+)", text["check"])
+    assert found
+    assert float(found[1]) > 0.95
+    (events,) = tmp_path.glob(".kale/runs/*/steps/region/events.jsonl")
+    assert "(0, 24, 24, 48)" in events.read_text()
+    assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")

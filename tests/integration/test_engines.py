@@ -16,11 +16,11 @@ BIN = Path(sys.executable).parent
 DEADLINE_S = 110
 
 
-def engine(*words, cwd, code=0):
+def engine(*words, cwd, code=0, timeout=DEADLINE_S):
     """Run an engine of this environment, its ``python3`` first on the path; return what it said."""
     environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
     command = [str(BIN / words[0]), *map(str, words[1:])]
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=DEADLINE_S)
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
     assert done.returncode == code, f"{done.stdout}\n{done.stderr}"
     return done
 
@@ -50,7 +50,12 @@ def ours(wf):
     run = wf.submit()
     run.wait(timeout=DEADLINE_S)
     assert run.state == "completed", run.states()
-    steps = Path(run.folder) / "steps"
+    return outputs_of(run.folder)
+
+
+def outputs_of(folder):
+    """Return the same of a run's folder."""
+    steps = Path(folder) / "steps"
     found = {}
     for path in steps.rglob("outputs/*"):
         if path.name != "index.json":

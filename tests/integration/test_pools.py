@@ -174,6 +174,7 @@ def test_the_magics_open_use_list_and_close_a_pool(notebook_runner, cell_text):
         "%%kale_step a\n1",
         "%kale_submit --pool fast --wait",
         "%kale_pool list",
+        "%%kale_submit b --pool fast\n2", "%kale_wait", "_.status()['steps']['b']['executor']", "%kale_rerun b --wait", "_.status()['steps']['b']['executor']",
         "%kale_pool close fast",
     ])  # fmt: skip
     said = [cell_text(cell) for cell in notebook.cells]
@@ -181,7 +182,8 @@ def test_the_magics_open_use_list_and_close_a_pool(notebook_runner, cell_text):
     assert "Pool fast is waiting" in said[2]
     assert "completed" in said[4]
     assert "idle" in said[5]
-    assert "Pool fast closes." in said[6]
+    assert said[8].strip() == said[10].strip() == "'pool:fast'"
+    assert "Pool fast closes." in said[11]
 
 
 def test_mistakes_of_the_magic_are_one_line(notebook_runner, cell_text):

@@ -6,6 +6,7 @@ import json
 import re
 from datetime import UTC, datetime
 from html.parser import HTMLParser
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PNG = "iVBORw0KGgo="
+HERE: Any = SimpleNamespace(host="")  # a manager of this machine
 
 
 class Tags(HTMLParser):
@@ -97,10 +99,10 @@ def test_run_whose_folder_was_removed_still_has_a_report(status: dict[str, Any])
 
 
 def test_page_is_written_whole_or_not_at_all(status: dict[str, Any], tmp_path: Path) -> None:
-    write_report(status, tmp_path / "out.html")
+    write_report(HERE, status, tmp_path / "out.html")
     assert (tmp_path / "out.html").read_text().endswith("</body></html>")
     with pytest.raises(UsageError, match="can't be written"):
-        write_report(status, tmp_path / "no" / "out.html")
+        write_report(HERE, status, tmp_path / "no" / "out.html")
     assert [path.name for path in tmp_path.glob("*.html*")] == ["out.html"]
 
 

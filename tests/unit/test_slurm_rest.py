@@ -44,6 +44,7 @@ def test_what_a_step_asks_becomes_properties_of_a_job() -> None:
         ("--mem=500", {"memory_per_node": 500}),
         ("-t 90 # why", {"time_limit": 90}),
         ("--hold", {"hold": True}),
+        ("--signal=B:USR1@60 --nice=3", {"nice": "3"}),
         ("--nodes=2 --ntasks-per-node=3", {"nodes": "2", "tasks_per_node": 3, "tasks": 6}),
     ],
 )

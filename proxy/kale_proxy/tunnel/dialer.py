@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from kale_proxy.tunnel.library import Ask, Library
     from kale_proxy.tunnel.openssh import Joined
-    from kale_proxy.tunnel.route import Route
+    from kale_proxy.tunnel.route import Door, Route
 
     Start = Callable[[Target, Sequence[str], float], Joined]
 
@@ -120,7 +120,7 @@ class Dialer:
         """Return the ways to a route in the order in which they are tried."""
         if route.is_here:
             return [Way("this machine", lambda deadline: _local(route, deadline))]
-        found: list[Way] = []
+        found = self._doors(route)
         target = _target(route)
         goal = target.host + (f" through {target.via}" if target.via else "")
         if self.ssh is not None and target.host:
@@ -150,6 +150,32 @@ class Dialer:
         except _SilentError:
             ssh.distrust(target)
             raise
+
+    def _doors(self, route: Route) -> list[Way]:
+        """Return the way by the step's own TCP port, which it has only if that was asked for."""
+        door, node, ssh = route.door, route.node, self.ssh
+        if door is None or not node or (route.login and ssh is None):
+            return []
+
+        def directly(address: str, deadline: float) -> socket.socket:
+            try:
+                socket.getaddrinfo(address, door.port)  # ZeroMQ would ask for it again and again
+            except OSError as exc:
+                raise _SilentError(str(exc)) from exc
+            return _knocked(f"tcp://{address}:{door.port}", door, deadline)
+
+        def through(address: str, deadline: float) -> socket.socket:
+            assert ssh is not None
+            with ssh.forwarded(Target(route.login), (address, door.port), deadline) as path:
+                return _knocked(f"ipc://{path}", door, deadline)
+
+        def open_(deadline: float) -> socket.socket:
+            for address in (node, *door.addresses):
+                with contextlib.suppress(_SilentError):
+                    return (through if route.login else directly)(address, deadline)
+            raise TunnelError(f"The TCP port {door.port} of {node} can't be reached, or does not take our key.")
+
+        return [Way(f"TCP port of {node}" + (f" through {route.login}" if route.login else ""), open_)]
 
     @staticmethod
     def _command(start: Start, target: Target, before: Sequence[str], route: Route) -> Callable[[float], socket.socket]:
@@ -330,6 +356,16 @@ def _speaking(sock: socket.socket, deadline: float, otherwise: str) -> socket.so
         sock.close()
         raise
     return sock
+
+
+def _knocked(endpoint: str, door: Door, deadline: float) -> socket.socket:
+    """Return a stream that has said something; raises _SilentError if it leads nowhere, or to something else."""
+    from kale_proxy.tunnel import curve  # few steps have a port
+
+    try:
+        return _speaking(curve.dial(endpoint, door.server, door.client), deadline, "It hung up.")
+    except TunnelError as exc:
+        raise _SilentError(str(exc)) from exc
 
 
 def _marked(joined: Joined, mark: str, deadline: float, host: str) -> socket.socket:

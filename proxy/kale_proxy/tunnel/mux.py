@@ -22,6 +22,7 @@ _LOCAL = 1
 _UNIX_PORT = 0xFFFFFFFE  # stands for the port where an address is a path
 _MAX_BYTES = 1 << 16
 _U32 = struct.Struct(">I")
+Goal = str | tuple[str, int]
 
 
 class MuxError(Exception):
@@ -62,11 +63,11 @@ class Mux:
         """Ask whether the master is alive; raises MuxError if not."""
         self._ask(_CHECK, _ALIVE)
 
-    def forward(self, here: str, there: str) -> None:
-        """Have the Unix socket ``here`` made, and joined to the Unix socket ``there`` of the host."""
+    def forward(self, here: str, there: Goal) -> None:
+        """Have the Unix socket ``here`` made, and joined to a Unix socket of the host, or to a (host, port) seen from there."""
         self._ask(_OPEN, _OK, *_forward(here, there))
 
-    def cancel(self, here: str, there: str) -> None:
+    def cancel(self, here: str, there: Goal) -> None:
         """End the forward; streams that were made through it go on."""
         self._ask(_CLOSE, _OK, *_forward(here, there))
 
@@ -105,5 +106,6 @@ class Mux:
         return data
 
 
-def _forward(here: str, there: str) -> tuple[int | str, ...]:
-    return _LOCAL, here, _UNIX_PORT, there, _UNIX_PORT
+def _forward(here: str, there: Goal) -> tuple[int | str, ...]:
+    host, port = (there, _UNIX_PORT) if isinstance(there, str) else there
+    return _LOCAL, here, _UNIX_PORT, host, port

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from kale_proxy.places import private_dir
 from kale_proxy.tunnel.errors import AuthenticationError, HostKeyError, TunnelError
-from kale_proxy.tunnel.mux import Mux, MuxError
+from kale_proxy.tunnel.mux import Goal, Mux, MuxError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -93,26 +93,35 @@ class OpenSSH:
         TunnelError
             The host can't be reached; HostKeyError, AuthenticationError as they say.
         """
-        self._count += 1
-        name = os.fspath(self.folder / f"f{os.getpid()}-{threading.get_native_id()}-{self._count}")
-        try:
-            master = self._ask_master(target, lambda mux: mux.forward(name, path), deadline)
+        with self.forwarded(target, path, deadline) as name:
             sock = socket.socket(socket.AF_UNIX)
             try:
                 sock.settimeout(_CHECK_S)
                 sock.connect(name)
-                with contextlib.suppress(MuxError), Mux(master.path, deadline) as mux:
-                    mux.cancel(name, path)  # the stream lives on without its listener: nothing is left if we are killed
             except OSError as exc:
                 sock.close()
                 raise TunnelError(f"ssh's forward to {target.host} does not answer ({exc}).") from exc
+        return sock
+
+    @contextlib.contextmanager
+    def forwarded(self, target: Target, goal: Goal, deadline: float) -> Iterator[str]:
+        """Give a Unix socket here that leads to ``goal``, a Unix socket of the host or a (host, port) seen from there, for as long as it takes to connect.
+
+        A stream lives on without its listener, so nothing is left if we are killed. Errors are those of :meth:`forward`.
+        """
+        self._count += 1
+        name = os.fspath(self.folder / f"f{os.getpid()}-{threading.get_native_id()}-{self._count}")
+        try:
+            master = self._ask_master(target, lambda mux: mux.forward(name, goal), deadline)
+            yield name
+            with contextlib.suppress(MuxError), Mux(master.path, deadline) as mux:
+                mux.cancel(name, goal)
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name)
         if not master.is_ours and target not in self._woken:
             self._woken.add(target)  # it may be one without a session, see the module
             self._later(target, ["-o", "BatchMode=yes", *_PLAIN], "true")
-        return sock
 
     def distrust(self, target: Target) -> None:
         """Pass over the user's master to a host for a while: it takes what it is given, and nothing comes of it."""
