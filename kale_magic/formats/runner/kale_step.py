@@ -372,7 +372,7 @@ def run_kernel(step: Step) -> int:
     else:
         book = nbformat.v4.new_notebook(cells=[cell(step.code.read_text(encoding="utf-8"))])
     if step.params:
-        book.cells.insert(at, cell("\n".join(assignments(step, kernel))))
+        book.cells.insert(at, cell("\n".join(assignments(step, str(kernel)))))
     outputs = step.data.get("makes", [])
     if outputs or step.takes:
         reads = ["import sys", f"sys.path.insert(0, {str(Path(values.__file__).parent)!r})", "import kale_values as _kale, pathlib as _kale_path"]
