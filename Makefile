@@ -13,7 +13,7 @@ VENV := .venv
 BENCH := .venv-bench
 TOIL := .venv-toil
 BIN := $(VENV)/bin
-DEPS := chromium openssh-server openssh-client iproute2 slurmctld slurmd slurm-client munge slurm-wlm-basic-plugins libpam-oath r-base-core r-cran-irkernel
+DEPS := chromium openssh-server openssh-client iproute2 slurmctld slurmd slurm-client munge slurm-wlm-basic-plugins libpam-oath charliecloud squashfs-tools r-base-core r-cran-irkernel
 PYTEST_ARGS ?= -n 2 --dist loadfile
 BENCH_ARGS ?=
 
@@ -62,7 +62,7 @@ $(VENV)/.installed: pyproject.toml
 
 $(BENCH)/.installed: Makefile
 	$(call make_venv,$(BENCH))
-	$(BENCH)/bin/python -m pip install --disable-pip-version-check papermill ipykernel snakemake
+	$(BENCH)/bin/python -m pip install --disable-pip-version-check papermill ipykernel snakemake sshpyk
 	@touch $@
 
 $(TOIL)/.installed: Makefile

@@ -148,6 +148,7 @@ class Ticket:
     attempt: int = 1
     resources: Resources = field(default_factory=Resources)
     after: tuple[str, ...] = ()
+    shares_kernel: bool = False  # a point of a sweep whose points run one after another in warm kernels
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +184,10 @@ class Executor(ABC):
 
     outlives_host: bool = True
     keeps_order: bool = False
+    shares_kernels: bool = False  # whether it can run many points of a sweep in one kernel (``Ticket.shares_kernel``)
     can_freeze: bool = False  # whether :meth:`freeze` stops all processes of a job
+
+    wake: Callable[[], object] = staticmethod(lambda: None)  # the manager's: asks soon what starts now; called where no report makes it ask
 
     @abstractmethod
     async def open(self, sink: Callable[[Report], None]) -> None:

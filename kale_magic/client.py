@@ -82,11 +82,16 @@ class Client:
         return self._settings.host
 
     @property
+    def login(self) -> str:
+        """The name by which ssh reaches the manager's host; empty if that is this one."""
+        return self.host or self._connection().login
+
+    @property
     def _far(self) -> dict[str, Any]:
-        return {"reach": True} if self.host else {}
+        return {"reach": True} if self.login else {}
 
     def _with_login(self, found: dict[str, Any]) -> dict[str, Any]:
-        return found | {"login": self.host} if self.host else found
+        return found | {"login": self.login} if self.login else found
 
     def close(self) -> None:
         """Close this thread's connection; the next call opens another."""
@@ -206,9 +211,12 @@ class Client:
         """The state folder of this machine."""
         return self._settings.state_dir
 
-    def status(self, run: str | None = None) -> dict[str, Any]:
-        """Return state and steps of a run (None: the newest) in the form of ``status --json``; raises UnknownRunError."""
-        return self._ask_object(protocol.STATUS, {"run": run})
+    def status(self, run: str | None = None, *, brief: bool = False) -> dict[str, Any]:
+        """Return state and steps of a run (None: the newest) in the form of ``status --json``; raises UnknownRunError.
+
+        ``brief``: of a long sweep only those points that a person wants to see; its ``counts`` are of all.
+        """
+        return self._ask_object(protocol.STATUS, {"run": run, "brief": brief})
 
     def runs(self, folder: str | Path | None = None, limit: int = 100) -> list[dict[str, Any]]:
         """Return the runs of a workflow folder, or all, newest first."""

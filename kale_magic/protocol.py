@@ -58,8 +58,15 @@ class Hello:
         return {"hello": asdict(self)}
 
 
-def read_hello(message: dict[str, Any], *, version: str) -> Hello:
-    """Check the first line of a connection; ``version`` is the client's own, for the message.
+def one_version(host: str = "") -> str:
+    """Return what to do so that the manager, of a login host if one is given, is of this version."""
+    if host:
+        return f"To have one version: jupyter kale doctor --host {host} --install, then jupyter kale manager stop --host {host}. Jobs go on."
+    return "Stop it with: jupyter kale manager stop. Jobs go on, and the next command starts a manager of this version."
+
+
+def read_hello(message: dict[str, Any], *, version: str, host: str = "") -> Hello:
+    """Check the first line of a connection; ``version`` is the client's own and ``host`` the manager's, for the message.
 
     Raises
     ------
@@ -75,7 +82,7 @@ def read_hello(message: dict[str, Any], *, version: str) -> Hello:
         raise ProtocolVersionError(
             f"The running manager is Kale {hello.get('version', '?')} (protocol {hello['protocol']}), "
             f"this is Kale {version} (protocol {PROTOCOL_VERSION}).",
-            "Stop it with: jupyter kale manager stop. Jobs go on, and the next command starts a manager of this version.",
+            one_version(host),
         )
     return Hello(
         int(hello["protocol"]),

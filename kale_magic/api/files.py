@@ -11,7 +11,7 @@ import stat
 from typing import TYPE_CHECKING, Any
 
 from kale_magic.errors import UsageError
-from kale_proxy import values
+from kale_proxy import pack, values
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,9 +29,31 @@ def log(folder: Path, name: str, tail: int | None) -> str:
     try:
         with (folder / name).open("rb") as stream:
             data = stream.read() if tail is None else _last_lines(stream, tail)
-    except FileNotFoundError:
-        return ""
+    except (FileNotFoundError, NotADirectoryError):
+        text = pack.log(folder, name) or ""
+        return text if tail is None else "".join(text.splitlines(keepends=True)[-tail:] if tail else ())
     return data.decode("utf-8", "replace")
+
+
+def since(folder: Path, name: str, at: int) -> tuple[str, int]:
+    """Return what a text file of a step has from byte ``at`` on, and how far that is; a shorter file is that of a new attempt."""
+    try:
+        with (folder / name).open("rb") as stream:
+            at = at if at <= os.fstat(stream.fileno()).st_size else 0
+            stream.seek(at)
+            data = stream.read()
+    except (FileNotFoundError, NotADirectoryError):
+        whole = (pack.log(folder, name) or "").encode()
+        at = at if at <= len(whole) else 0
+        data = whole[at:]
+    return data.decode("utf-8", "replace"), at + len(data)
+
+
+def points_with(folder: Path, name: str) -> list[int] | None:
+    """Return which points of a sweep that keeps all its files together have something in a log; None: it keeps them apart."""
+    found = pack.of_step(folder)
+    stream = name.partition(".")[0]
+    return None if found is None else [point for point in found.points() if found.text(point, stream)]
 
 
 def _array_script(folder: Path) -> str:
@@ -93,7 +115,7 @@ def load(folder: Path, name: str, *, where: str) -> object:
         There is no such value, it can't be read, or the files are not this user's alone.
     """
     try:
-        require_own(folder)
+        _require_own_values(folder)
         if name not in (known := values.read_index(folder)):
             raise UsageError(f"{where} has no value `{name}`.", f"It has: {', '.join(known)}." if known else "")
         return values.load(folder, name)
@@ -112,6 +134,12 @@ def require_own(folder: Path) -> None:
             f"{folder} belongs to, or can be written by, another user: nothing is loaded from it.",
             "Make it yours alone (chmod go-w), or copy the values in a way you trust.",
         )
+
+
+def _require_own_values(folder: Path) -> None:
+    """Refuse values that are not this user's alone; of a point without a folder of its own, the step's counts."""
+    is_packed = not folder.exists() and pack.of(folder.parent) is not None
+    require_own(folder.parent.parent if is_packed else folder)
 
 
 def _last_lines(stream: Any, count: int) -> bytes:

@@ -99,6 +99,11 @@ class Target:
             return self.folder
         from kale_magic.api import mirror
 
+        packed = ("points-*.jsonl", "metrics.jsonl", "values/*.bin")[: 3 if patterns else 2]
+        if self.point is not None:  # the points of a sweep may keep their files together
+            mirror.fetch(self.client, str(self.folder.parent), packed, is_fresh=is_fresh)  # type: ignore[arg-type]
+        elif patterns:
+            patterns = (*patterns, *packed)
         deeper = tuple(f"*/{pattern}" for pattern in mirror.SMALL) if self.point is None else ()
         return mirror.fetch(self.client, str(self.folder), patterns or (*mirror.SMALL, *deeper), is_fresh=is_fresh)  # type: ignore[arg-type]
 

@@ -16,6 +16,7 @@ from kale_magic.formats import native
 from kale_magic.model import dataflow
 from kale_magic.model.address import describe_point
 from kale_magic.render.report import JobFiles, report_html
+from kale_proxy import pack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -115,7 +116,9 @@ def last_image(folder: Path) -> str:
         if file.stat().st_size > _MOST_NOTEBOOK:
             return ""
         cells = json.loads(file.read_text(encoding="utf-8")).get("cells") or []
-    except (OSError, ValueError):
+    except OSError:
+        cells = [{"outputs": pack.displayed(folder)}]
+    except ValueError:
         return ""
     outputs = [output for cell in cells for output in cell.get("outputs") or ()]
     for output in reversed(outputs):

@@ -93,7 +93,7 @@ def changed(client: Client, target: Target, step: Step, params: Mapping[str, obj
     known = dict(step.params)
     if target.point is not None:
         known |= points_of(client, target.run, target.step)[target.point]
-        step = replace(step, each=(), is_zipped=False)
+        step = replace(step, each=(), is_zipped=False, reuse_kernel=False)
     for name in params:
         if name not in known:
             is_swept = any(axis.name == name for axis in step.each)

@@ -12,7 +12,7 @@ from kale_magic.api.find import points_of
 from kale_magic.api.rerun import workflow_of
 from kale_magic.errors import UsageError
 from kale_magic.render.view import parse_time
-from kale_proxy import values
+from kale_proxy import pack, values
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,7 +67,9 @@ def _row(found: dict[str, Any], folder: Path, job: dict[str, Any]) -> dict[str, 
 
 def _metrics(folder: Path) -> dict[str, Any]:
     """Return the last value of each metric."""
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = dict(pack.metrics(folder) or {})
+    if found:
+        return found
     for line in files.lines_of(files.log(folder, "metrics.jsonl", _LAST_LINES)):
         found |= {name: value for name, value in line.items() if name not in _NOT_METRICS}
     return found

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from kale_magic.api import files
 from kale_magic.api.find import Asks, Target, where_in
 from kale_magic.errors import JobError, StepFailed, UsageError
-from kale_proxy import values
+from kale_proxy import pack, values
 from kale_proxy.wire import AgentGone
 
 if TYPE_CHECKING:
@@ -386,7 +386,9 @@ def refuse_without_kernel(target: Target) -> None:
 
 
 def _is_sweep(target: Target) -> bool:
-    return target.point is None and not (target.files / "outputs").exists() and (target.files / "0").is_dir()
+    if target.point is not None or (target.files / "outputs").exists():
+        return False
+    return pack.of_step(target.files) is not None or (target.files / "0").is_dir()
 
 
 def _output_folders(target: Target, names: Sequence[str]) -> list[Path]:
@@ -399,7 +401,8 @@ def _output_folders(target: Target, names: Sequence[str]) -> list[Path]:
     base = target.fetched(*(f"*/{pattern}" for pattern in wanted)) if is_sweep else target.fetched(*wanted)
     if not is_sweep:
         return [base / "outputs"]
-    numbers = sorted(int(folder.name) for folder in base.iterdir() if folder.name.isdigit())
+    packed = pack.of_step(base)
+    numbers = packed.points() if packed is not None else sorted(int(folder.name) for folder in base.iterdir() if folder.name.isdigit())
     return [base / str(number) / "outputs" for number in numbers]
 
 

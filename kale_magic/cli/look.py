@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,6 @@ from kale_magic.client import Client
 
 if TYPE_CHECKING:
     import argparse
-    from pathlib import Path
 
     from kale_magic.api.find import Target
 
@@ -113,7 +111,7 @@ def logs(arguments: argparse.Namespace, console: Console) -> int:
     name = "job.sh" if arguments.script else "stderr.log" if arguments.stderr else "stdout.log"
     with Client.connect(host=arguments.host) as client:
         target = find_step(client, arguments.step, here(client))
-        jobs = [target] if arguments.script and (target.files / name).exists() else _jobs(client, target)
+        jobs = [target] if arguments.script and (target.files / name).exists() else _jobs(client, target, name)
         if arguments.follow and len(jobs) == 1:
             return _follow_log(client, jobs[0], name, arguments.tail)
         if arguments.follow:
@@ -121,7 +119,7 @@ def logs(arguments: argparse.Namespace, console: Console) -> int:
 
             one_job(client, target)  # which says which points there are
         for number, job in enumerate(jobs):
-            if len(jobs) > 1:
+            if len(jobs) > 1 or job != target:
                 console.say(f"\n==> {job.label} <==" if number else f"==> {job.label} <==")
             _print_log(job, name, arguments.tail, console)
     return Exit.OK
@@ -162,19 +160,24 @@ def show_run(found: dict[str, Any], console: Console) -> None:
         console.say(f"\n... and {len(failures) - 3} more; see: jupyter kale logs {found['run']}/STEP --stderr")
 
 
-def _jobs(client: Client, target: Target) -> list[Target]:
-    """Return the target itself, or every point of a sweep."""
+def _jobs(client: Client, target: Target, name: str) -> list[Target]:
+    """Return the target itself, or every point of a sweep; of one that keeps its logs together, every point that is in that log."""
+    from kale_magic.api import files
     from kale_magic.api.find import where_in
 
     points = client.status(target.run)["steps"][target.step].get("points") if target.point is None else None
-    return [where_in(client, target.run, target.step, int(number)) for number in points or ()] or [target]
+    if points is None:
+        return [target]
+    spoke = files.points_with(target.files, name)  # where one kernel runs many points, there are more than one wants to see
+    chosen = map(int, points) if spoke is None else spoke
+    return [where_in(client, target.run, target.step, number) for number in chosen] or [target]
 
 
 def _print_log(job: Target, name: str, tail: int | None, console: Console) -> None:
     from kale_magic.api import files
 
-    if (job.files / name).exists():
-        text = files.log(job.files, name, tail)
+    text = files.log(job.files, name, tail)
+    if text or (job.files / name).exists():
         write(sys.stdout, text if text.endswith("\n") or not text else text + "\n")
     else:
         what = (
@@ -190,28 +193,15 @@ def _follow_log(client: Client, job: Target, name: str, tail: int | None) -> int
     from kale_magic.api.find import where_in
     from kale_magic.cli.follow import STEP_ENDED
 
-    path = job.files / name
     at = 0
-    if tail is not None and path.exists():
-        at = path.stat().st_size
+    if tail is not None:
+        at = files.since(job.files, name, 0)[1]
         write(sys.stdout, files.log(job.files, name, tail))
     while True:
         state = where_in(client, job.run, job.step, job.point).state  # before reading, so that nothing is missed
-        at = _print_from(job.fetched(is_fresh=state in STEP_ENDED) / name, at)
+        text, at = files.since(job.fetched(is_fresh=state in STEP_ENDED), name, at)
+        if text:
+            write(sys.stdout, text)
         if state in STEP_ENDED:
             return Exit.OK
         time.sleep(_LOOKS_S)
-
-
-def _print_from(path: Path, at: int) -> int:
-    """Print a file from a position on and return the new one; a shorter file is that of a new attempt."""
-    try:
-        with path.open("rb") as stream:
-            at = at if at <= os.fstat(stream.fileno()).st_size else 0
-            stream.seek(at)
-            data = stream.read()
-    except FileNotFoundError:
-        return 0
-    if data:
-        write(sys.stdout, data.decode("utf-8", "replace"))
-    return at + len(data)

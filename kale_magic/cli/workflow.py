@@ -181,6 +181,9 @@ def executed_notebooks(found: dict[str, Any]) -> Iterator[Path]:
     """Yield where the executed notebook of each job of a run is."""
     for name, step in found["steps"].items():
         folder = Path(found["folder"]) / "steps" / name
+        if (folder / "step.ipynb").exists():
+            yield folder / "step.ipynb"
+            continue
         for part in (folder / number for number in step["points"]) if step.get("points") else (folder,):
             yield part / "step.ipynb"
 

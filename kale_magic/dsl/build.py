@@ -15,7 +15,7 @@ from kale_magic.model._hints import never_assigned
 from kale_magic.model.literals import MAX_POINTS
 from kale_magic.model.names import analyse
 from kale_magic.model.resources import Resources
-from kale_magic.model.step import STEP_NAME, Step, StepKind, leaves_folder
+from kale_magic.model.step import STEP_NAME, Step, StepKind, leaves_folder, reuse_conflict
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -94,8 +94,10 @@ def build_step(given: SimpleNamespace, body: str, *, first_line: int, common: Co
         is_gate=given.gate or given.gate_release,
         is_gate_release=given.gate_release,
         no_cache=given.no_cache,
+        reuse_kernel=given.reuse_kernel,
         hold_s=given.hold,
         hold_on_failure_s=given.hold_on_failure,
+        warn_s=given.warn,
         executor=given.executor,
         tags=given.tags,
         first_line=first_line + text.skipped,
@@ -135,6 +137,7 @@ def _resources(given: SimpleNamespace) -> Resources:
         modules=given.modules,
         env=tuple(given.env.items()),
         setup=given.setup,
+        container=given.container,
     )
 
 
@@ -188,6 +191,10 @@ def check_step(step: Step, *, common: Collection[str] | None = ()) -> None:
 def _check_words(step: Step) -> None:
     if step.is_gate and not step.is_gate_release and step.kind in {StepKind.SHELL, StepKind.SCRIPT}:
         raise UsageError(f"Step {step.name} is a gate, which needs a kernel to work in; a {step.kind} step has none.", "Write --gate-release.")
+    if step.resources.container and step.kind is StepKind.KERNEL and step.kernel != "python3":
+        raise UsageError(f"Step {step.name} has --container and --kernel {step.kernel}.", "In a container the kernel is the image's own python3: leave --kernel out, or write a --shell step.")
+    if step.reuse_kernel and (conflict := reuse_conflict(step)):
+        raise UsageError(f"Step {step.name}: --reuse-kernel {conflict}.")
     for output in step.outputs:
         if not output.isidentifier():
             raise UsageError(f"--outputs {output!r} of step {step.name} is no name of a variable.", "Write --outputs u,v.")

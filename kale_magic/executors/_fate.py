@@ -5,17 +5,17 @@ The files are the truth (DESIGN, "The protocol"); nothing is concluded from a su
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import asdict, dataclass
 from enum import Enum
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kale_proxy import claim
-from kale_proxy.spec import JobResult
+from kale_proxy.record import read_result
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from kale_proxy.spec import JobSpec
 
 _HALF_WRITTEN_S = 10.0
@@ -40,15 +40,14 @@ class Finding:
 
 def find_out(spec: JobSpec) -> Finding:
     """Return what became of an attempt."""
-    folder = Path(spec.folder)
-    if (result := _result(folder, spec)) is not None:
+    if (result := _result(spec)) is not None:
         return Finding(Fate.OVER, result)
-    owner = claim.read(folder, spec.attempt)
+    owner = claim.owner_of(spec)
     if owner is None:
         return Finding(Fate.UNBORN, {})
-    if claim.is_alive(owner) or (not owner and _is_fresh(folder / f"attempt-{spec.attempt}.claim")):
+    if claim.is_alive(owner) or (not owner and _is_fresh(claim.path_of(spec))):
         return Finding(Fate.ALIVE, owner)
-    if (result := _result(folder, spec)) is not None:  # it ended between the two looks
+    if (result := _result(spec)) is not None:  # it ended between the two looks
         return Finding(Fate.OVER, result)
     if owner.get("boot") not in {None, claim.boot_id()}:
         why = "the machine was started anew while it ran"
@@ -57,12 +56,9 @@ def find_out(spec: JobSpec) -> Finding:
     return Finding(Fate.GONE, {"reason": why, "uuid": owner.get("uuid")})
 
 
-def _result(folder: Path, spec: JobSpec) -> dict[str, Any] | None:
-    try:
-        result = JobResult.from_json((folder / "result.json").read_bytes())
-    except (OSError, ValueError, TypeError, json.JSONDecodeError):
-        return None
-    return asdict(result) if result.uuid == spec.uuid else None
+def _result(spec: JobSpec) -> dict[str, Any] | None:
+    result = read_result(spec)
+    return None if result is None else asdict(result)
 
 
 def _is_fresh(path: Path) -> bool:

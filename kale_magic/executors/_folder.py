@@ -38,6 +38,8 @@ def prepare_folder(spec: JobSpec, text: str, environment: Environment) -> None:
     os.makedirs(folder, mode=0o700, exist_ok=True)
     if spec.attempt > 1:
         put_aside(Path(folder), spec.attempt)
+    if spec.lane is not None and os.path.exists(f"{folder}/job.json"):
+        return  # the kernels of a sweep have one script, the first one's
     write_private(f"{folder}/job.sh", job_script(spec, environment), 0o700)
     write_private(f"{folder}/job.json", text, 0o600)
 

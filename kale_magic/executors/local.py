@@ -168,6 +168,14 @@ class LocalExecutor(Executor):
         """Interrupt a started job's code."""
         self._tell(uuid, "interrupt")
 
+    def feed(self, uuid: str, message: dict[str, Any]) -> None:
+        """Tell a kernel that runs many points something; lost if it is out of reach."""
+        self._tell(uuid, "feed", message=message)
+
+    def interrupt_point(self, uuid: str, mark: str) -> None:
+        """Interrupt the code of one point of such a kernel; ``mark`` begins with the point's uuid."""
+        self._tell(uuid, "interrupt", point=mark)
+
     def release(self, uuid: str) -> None:
         """End the look at an interrupted job, or the hold of a waiting one."""
         if self._queue.release(uuid):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 DEFAULT = "local"
 GROUP = "kale_magic.executors"
 _OWN = {
-    "local": "kale_magic.executors.local:create",
+    "local": "kale_magic.executors.lanes:create_local",
     "slurm": "kale_magic.executors.slurm:create",
     "snakemake": "kale_magic.executors.engine:create_snakemake",
     "cwltool": "kale_magic.executors.engine:create_cwltool",

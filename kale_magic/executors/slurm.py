@@ -90,8 +90,6 @@ class SlurmExecutor(Executor):
         own = slurm_text.own_directives(code)
         if slurm_text.asks_for_an_array([*own, *asked.native]):
             raise SubmitError(f"Step `{step.name}` asks for an array by an #SBATCH line.", "Write a sweep instead: --each i=range(10).")
-        if asked.container:
-            raise SubmitError(f"Step `{step.name}` asks for a container.", "This version does not start containers: leave --container out.")
         key = (asked, *own)
         if key not in self._probed:
             words = await self._commands.probe(slurm_text.probe_script(asked, code))

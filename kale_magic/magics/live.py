@@ -67,7 +67,7 @@ class LiveView:
 
     def start(self) -> None:
         """Show the run as it is now, and follow it."""
-        status = self._client.status(self.run)
+        status = self._client.status(self.run, brief=True)
         self._show(status)
         if status["state"] not in _FINAL:
             self._thread.start()
@@ -101,7 +101,7 @@ class LiveView:
     def _has_followed(self) -> bool:
         """Show the run until it is over; False when there is no manager, which may come back."""
         try:
-            status = self._client.status(self.run)
+            status = self._client.status(self.run, brief=True)
             with self._client.events(since=int(status["seq"]), run=self.run) as stream:
                 while True:
                     started = time.monotonic()
@@ -109,7 +109,7 @@ class LiveView:
                     if status["state"] in _FINAL:
                         return True
                     self._pause(stream, time.monotonic() - started)
-                    status = self._client.status(self.run)
+                    status = self._client.status(self.run, brief=True)
         except ManagerUnavailable:
             return False
 

@@ -34,7 +34,7 @@ _FINAL = frozenset({"completed", "failed", "cancelled"})
 
 def status(session: KaleMagics, request: Request) -> None:
     """Show how a run goes."""
-    found = session.client.status(find_run(session.client, request.args.run, session.scope))
+    found = session.client.status(find_run(session.client, request.args.run, session.scope), brief=True)
     now = None if found["state"] in _FINAL else datetime.now(UTC)
     session.show(bundle_of(found, _edges(session, found), now=now))
 
@@ -87,11 +87,12 @@ def logs(session: KaleMagics, request: Request) -> None:
     points = [] if target.point is not None else points_of(session.client, target.run, target.step)
     if args.script and (target.files / name).exists():  # of a whole sweep, which is one array
         points = []
-    for number in range(len(points)):
+    spoke = files.points_with(target.files, name) if points else None  # of a sweep whose points share kernels
+    for number in range(len(points)) if spoke is None else spoke:
         job = where_in(session.client, target.run, target.step, number)
         print(f"==> {job.label} ({describe_point(points[number])}) <==")
         _print_log(session, job, name, args.tail)
-    if not points:
+    if not points or spoke == []:
         _print_log(session, target, name, args.tail)
 
 
@@ -178,21 +179,16 @@ def _print_log(session: KaleMagics, job: Target, name: str, tail: int | None) ->
 
 
 def _follow(session: KaleMagics, target: Target, name: str, tail: int | None) -> None:
-    path = target.files / name
     done = 0
-    if tail is not None and path.exists():
-        done = path.stat().st_size
+    if tail is not None:
+        done = files.since(target.files, name, 0)[1]
         sys.stdout.write(files.log(target.files, name, tail))
     try:
         while True:
             target = where_in(session.client, target.run, target.step, target.point)
-            path = target.fetched(is_fresh=target.is_final) / name
-            if path.exists() and path.stat().st_size > done:
-                with path.open("rb") as stream:
-                    stream.seek(done)
-                    data = stream.read()
-                done += len(data)
-                sys.stdout.write(data.decode("utf-8", "replace"))
+            text, done = files.since(target.fetched(is_fresh=target.is_final), name, done)
+            if text:
+                sys.stdout.write(text)
                 sys.stdout.flush()
             if target.is_final:
                 return

@@ -15,9 +15,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kale_magic.manager.surroundings import digest_of, surrounding_differences
+from kale_magic.manager.surroundings import digest_of, digest_of_bytes, surrounding_differences
 from kale_magic.model.difference import step_differences
-from kale_proxy import values
+from kale_proxy import pack, values
 from kale_proxy.attempt import FILES_READ
 
 if TYPE_CHECKING:
@@ -177,14 +177,14 @@ class Cache:
         now = self._index(is_).get(output)
         if before is None or now is None:
             return False
-        file = f"{was}/outputs/{before['file']}"
+        file = before["file"]
         edited = before.get("edited")
         if edited and _seconds(edited["at"]) > _seconds(earlier.used_at):
-            file = f"{was}/outputs/{edited['old']}"
+            file = edited["old"]
         elif was == is_:
             return True
         try:
-            return digest_of(file) == digest_of(f"{is_}/outputs/{now['file']}")
+            return _digest(was, output, file) == _digest(is_, output, now["file"])
         except OSError:
             return False
 
@@ -193,9 +193,9 @@ class Cache:
         for folder in _jobs_of(earlier):
             index = self._index(folder) if step.outputs else {}
             for name in step.outputs:
-                if name not in index or not os.path.exists(f"{folder}/outputs/{index[name]['file']}"):
+                if name not in index or not _has(folder, index[name]):
                     return [f"output `{name}` is no longer there"]
-            if not os.path.exists(f"{folder}/result.json"):
+            if not os.path.exists(f"{folder}/result.json") and pack.result(Path(folder)) is None:
                 return ["what it left is no longer there"]
             if step.files_out:
                 _, ended = _times(earlier)
@@ -217,10 +217,27 @@ class Cache:
         return self._indexes[folder]
 
 
+def _digest(folder: str, name: str, file: str) -> str:
+    """Return the digest of a value of a job, wherever that keeps it; raises OSError."""
+    path = f"{folder}/outputs/{file}"
+    if not os.path.exists(path) and (packed := pack.value(Path(folder, "outputs"), name)) is not None:
+        return digest_of_bytes(packed.data)
+    return digest_of(path)
+
+
+def _has(folder: str, info: Mapping[str, Any]) -> bool:
+    """Whether a value that a job's index names is still there."""
+    if os.path.exists(f"{folder}/outputs/{info['file']}"):
+        return True
+    return "pack" in info and os.path.exists(f"{os.path.dirname(folder)}/{info['pack']}")
+
+
 def _folders(folder: str) -> list[str]:
     """Return the folders of a step's jobs as they are on the disk: itself, or for a sweep one for each point; none if it is gone."""
     if os.path.exists(f"{folder}/result.json"):
         return [folder]
+    if (packed := pack.of_step(Path(folder))) is not None:
+        return [f"{folder}/{number}" for number in packed.points()]
     count = sum(name.isdigit() for name in os.listdir(folder)) if os.path.isdir(folder) else 0
     return [f"{folder}/{number}" for number in range(count)]
 
@@ -234,7 +251,7 @@ def _jobs_of(earlier: Earlier) -> list[str]:
 def _inputs_on_record(earlier: Earlier) -> dict[str, str]:
     """Return the digests of the files of ``--files-in`` as the step's jobs found them."""
     found: dict[str, str] = {}
-    for folder in _jobs_of(earlier):
+    for folder in _jobs_of(earlier) if pack.of_step(Path(earlier.folder)) is None else [earlier.folder]:
         found |= _read(f"{folder}/{FILES_READ}")
     return found
 
@@ -247,7 +264,7 @@ def _times(earlier: Earlier) -> tuple[float, float]:
 
 
 def _result(folder: str) -> dict[str, Any]:
-    return _read(f"{folder}/result.json")
+    return _read(f"{folder}/result.json") or pack.result(Path(folder)) or {}
 
 
 def _read(path: str) -> dict[str, Any]:

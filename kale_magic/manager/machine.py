@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _MAX_LOSSES = 1  # a lost job is tried once more; lost again, something is wrong that a third try won't mend
 AT_GATE = "waits for a person; nothing is allocated meanwhile"
+_IN_QUEUE = (StepState.QUEUED, StepState.HELD)
 _UNSTARTED = (StepState.WAITING, StepState.QUEUED, StepState.HELD)
 
 
@@ -169,9 +170,11 @@ class RunMachine:
         """Take what an executor says; what is late, repeated or unknown changes nothing."""
         out = Outcome()
         job = self._by_uuid.get(report.uuid)
-        if job is None or job.state.is_final or job.phase is Phase.NONE:
-            return out
         data = report.data
+        if job is None or job.state.is_final:
+            return out
+        if job.phase is Phase.NONE and not (report.kind is ReportKind.STATE and data.get("state") in _IN_QUEUE):
+            return out  # nobody was asked to start it: all that can happen is that it is held in the queue, or let go
         if report.kind is ReportKind.PLACED:
             self._placed(job, data, out)
         elif report.kind is ReportKind.RUNNING:

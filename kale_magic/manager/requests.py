@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kale_magic import protocol
-from kale_magic.errors import ManagerError, PoolError, StoreError, UnknownStepError, UsageError
+from kale_magic.errors import ManagerError, PoolError, StoreError, SubmitError, UnknownStepError, UsageError
 from kale_magic.executors import registry
 from kale_magic.manager.cache import Earlier
 from kale_magic.manager.context import RunContext
@@ -140,6 +140,9 @@ class Requests:
             executor = self._service.executors.get(submission.executor_of(step))
             if executor is None:
                 raise self._no_pool(submission.executor_of(step).removeprefix("pool:"))
+            if step.reuse_kernel and not executor.shares_kernels:
+                what = f"Step {name}: --reuse-kernel is for the executor local; {submission.executor_of(step)} starts each point by itself."
+                raise SubmitError(what, "Leave it out, or give the step --executor local.")
             demands[name] = await executor.check(step)
         return demands
 
@@ -200,7 +203,7 @@ class Requests:
 
     async def _status(self, fields: dict[str, Any]) -> protocol.Encoded:
         run = self._service.find(_text(fields, "run"))
-        return protocol.Encoded(run_text(run.record, run.machine.views(), self._service.reason(run), self._service.seq))
+        return protocol.Encoded(run_text(run.record, run.machine.views(), self._service.reason(run), self._service.seq, is_brief=bool(fields.get("brief"))))
 
     async def _runs(self, fields: dict[str, Any]) -> list[dict[str, Any]]:
         limit = fields.get("limit", 100)

@@ -33,6 +33,11 @@ _digests: dict[str, tuple[tuple[int, int, int], str]] = {}
 _MOST_DIGESTS = 100_000
 
 
+def digest_of_bytes(data: bytes) -> str:
+    """Return the digest of a file that has this content."""
+    return hashlib.sha256(data).hexdigest()[:32]
+
+
 def digest_of(path: str | os.PathLike[str]) -> str:
     """Return a digest of a file's content; computed anew only when its size, time or inode changed. Raises OSError."""
     info = os.stat(path)

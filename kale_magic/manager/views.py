@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from kale_magic.model.run import Job, RunRecord
 
 _SHOWN_PARENTS = 3
+_BRIEF_POINTS = 50
+_NOTEWORTHY = (StepState.FAILED, StepState.GATED, StepState.PAUSED, StepState.LOST, StepState.CANCELLED, StepState.RUNNING)
 
 
 class StepView:
@@ -29,6 +31,11 @@ class StepView:
         self._points: dict[str, dict[str, Any]] = {}
         self._whole: dict[str, Any] | None = None
         self._text: tuple[str, str] | None = None  # the object as JSON, and the reason for waiting that is in it
+
+    @property
+    def is_long(self) -> bool:
+        """Whether it is a sweep of so many points that a brief answer leaves some out."""
+        return len(self._node.jobs) > _BRIEF_POINTS
 
     def forget(self, job: Job) -> bool:
         """Drop what is said about a job that changed; False when the whole view is to be dropped."""
@@ -61,12 +68,29 @@ class StepView:
         view = self._job(self._node.jobs[0])
         return {**view, "counts": {view["state"]: 1}}
 
-    def _sweep(self) -> dict[str, Any]:
+    def brief(self, reason: Callable[[str, str], str]) -> dict[str, Any]:
+        """Return the object as :meth:`build` does, but of a sweep of many points only those that a person wants to see."""
         jobs = self._node.jobs
-        for job in jobs:
+        if self._node.plan.point_count is None or len(jobs) <= _BRIEF_POINTS:
+            return self.build(reason)
+        shown = [job for job in jobs if job.state in _NOTEWORTHY]
+        shown.sort(key=lambda job: _NOTEWORTHY.index(job.state))
+        points = {str(job.point): self._job(job) for job in shown[:_BRIEF_POINTS]}
+        whole = self._summary()
+        if self._node.shown is StepState.QUEUED and not whole["reason"]:
+            whole["reason"] = queued_reason(next(job for job in jobs if job.state is StepState.QUEUED), reason)
+        return {**whole, "points": dict(sorted(points.items(), key=lambda item: int(item[0])))}
+
+    def _sweep(self) -> dict[str, Any]:
+        for job in self._node.jobs:
             key = str(job.point)
             if key not in self._points:
                 self._points[key] = self._job(job)
+        return {**self._summary(), "points": {str(job.point): self._points[str(job.point)] for job in self._node.jobs}}
+
+    def _summary(self) -> dict[str, Any]:
+        """Return a sweep without its points."""
+        jobs = self._node.jobs
         state = self._node.shown
         bad = [job for job in jobs if job.state in {StepState.FAILED, StepState.CANCELLED}]
         bad.sort(key=lambda job: job.state is not StepState.FAILED)
@@ -86,7 +110,6 @@ class StepView:
             "error": bad[0].error if bad else None,
             "outputs": list(jobs[0].outputs) if jobs else [],
             "counts": {state.value: n for state, n in self._node.counts.items() if n},
-            "points": {str(job.point): self._points[str(job.point)] for job in jobs},
         }
 
     def _job(self, job: Job) -> dict[str, Any]:
@@ -124,11 +147,12 @@ def queued_reason(job: Job, reason: Callable[[str, str], str]) -> str:
 
 
 def run_text(
-    record: RunRecord, views: Iterable[tuple[str, StepView]], reason: Callable[[str, str], str], seq: int
+    record: RunRecord, views: Iterable[tuple[str, StepView]], reason: Callable[[str, str], str], seq: int, *, is_brief: bool = False
 ) -> str:
-    """Return the ``status --json`` object of a run, as JSON."""
+    """Return the ``status --json`` object of a run, as JSON; if brief, of long sweeps not every point."""
     head = json.dumps(run_object(record, seq))
-    steps = ",".join(f"{json.dumps(name)}:{view.text(reason)}" for name, view in views)
+    texts = ((name, json.dumps(view.brief(reason)) if is_brief and view.is_long else view.text(reason)) for name, view in views)
+    steps = ",".join(f"{json.dumps(name)}:{text}" for name, text in texts)
     return f'{head[:-1]},"steps":{{{steps}}}}}'
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from kale_magic.errors import FormatError, StepSyntaxError, WorkflowError
 from kale_magic.model.literals import MAX_POINTS, decode_value, encode_value, parse_each, to_literal
 from kale_magic.model.resources import Resources, format_memory, format_walltime, parse_memory, parse_walltime
-from kale_magic.model.step import STEP_NAME, Axis, Step, StepKind, leaves_folder
+from kale_magic.model.step import STEP_NAME, Axis, Step, StepKind, leaves_folder, reuse_conflict
 from kale_magic.model.workflow import Workflow
 
 if TYPE_CHECKING:
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 SCHEMA_ID = "kale-magic.org/v1"
 _TEXTS = ("description", "executor", "directory")
 _COUNTS = ("nodes", "ntasks", "cpus", "gpus")
-_WORDS = ("queue", "account", "qos", "constraint", "reservation")
+_WORDS = ("queue", "account", "qos", "constraint", "reservation", "container")
 _LISTS = ("native", "modules", "setup")
 _STEP_LISTS = ("after", "inputs", "outputs", "files_in", "files_out", "tags")
-_TIMES = ("hold", "hold_on_failure", "idle")
+_TIMES = ("hold", "hold_on_failure", "warn", "idle")
 _STEP_KEYS = (
     "description", "kind", "kernel", "notebook", "after", "inputs", "outputs", "params", "each", "zip", "files_in", "files_out",
-    "gate", "gate_release", "resources", "retries", "hold", "hold_on_failure", "idle", "no_cache", "executor", "tags", "code",
+    "gate", "gate_release", "resources", "retries", "hold", "hold_on_failure", "warn", "idle", "reuse_kernel", "no_cache", "executor", "tags", "code",
 )  # fmt: skip
 _RESOURCE_KEYS = (
     *_COUNTS, "memory", "walltime", "queue", "account", "qos", "constraint", "reservation",
-    "modules", "env", "setup", "native",
+    "modules", "env", "setup", "container", "native",
 )  # fmt: skip
 
 Path = tuple[str | int, ...]
@@ -84,6 +84,7 @@ def _step_to_dict(step: Step) -> dict[str, Any]:
         "resources": _resources_to_dict(step.resources),
         "retries": step.retries or None,
         "no_cache": step.no_cache,
+        "reuse_kernel": step.reuse_kernel,
         "gate": step.is_gate,
         "gate_release": step.is_gate_release,
         **{key: None if (held := getattr(step, f"{key}_s")) is None else format_walltime(held) for key in _TIMES},
@@ -199,6 +200,7 @@ def _step_from_dict(name: str, data: Any, path: Path) -> Step:
         is_gate=_flag(items.get("gate", False), (*path, "gate")),
         is_gate_release=_flag(items.get("gate_release", False), (*path, "gate_release")),
         no_cache=_flag(items.get("no_cache", False), (*path, "no_cache")),
+        reuse_kernel=_flag(items.get("reuse_kernel", False), (*path, "reuse_kernel")),
         **times,
         **lists,
         **words,
@@ -207,6 +209,8 @@ def _step_from_dict(name: str, data: Any, path: Path) -> Step:
         raise Misfit(path, "a step of kind kernel names its kernel, and no other has one.")
     if step.idle_s is not None and step.kind is not StepKind.PYTHON:
         raise Misfit((*path, "idle"), "only the kernel of a Python step can stay open for a notebook.")
+    if step.reuse_kernel and (conflict := reuse_conflict(step)):
+        raise Misfit((*path, "reuse_kernel"), f"--reuse-kernel {conflict}.")
     if step.is_zipped and len({len(axis.values) for axis in step.each}) > 1:
         raise Misfit((*path, "each"), "with zip all lists need the same length.")
     if step.point_count > MAX_POINTS:

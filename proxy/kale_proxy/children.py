@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kale_proxy import attempt, claim, parents
+from kale_proxy.job import crash_lines
 from kale_proxy.record import cells_of, notebook_metadata, write_event, write_result
 from kale_proxy.recorder import Recorder
 from kale_proxy.spec import JobSpec
@@ -61,7 +62,7 @@ def peer_uid(client: socket.socket) -> int:
 
 def preload() -> None:
     """Import before the fork what every child would import after it."""
-    from kale_proxy import agent, kernelrun, shellrun, steprun  # noqa: F401
+    from kale_proxy import agent, kernelrun, lanerun, shellrun, steprun  # noqa: F401
 
     agent.preload()
 
@@ -69,7 +70,7 @@ def preload() -> None:
 def run_job(app: StepApp | None, spec: JobSpec, live: Path, link: socket.socket) -> int:
     """Run one attempt in this process; return its exit code."""
     _become_leader(live)
-    if spec.kind == "python":
+    if spec.is_warm:
         assert app is not None
         start_kernel(app, live)
     return _run(app, spec, live, link)
@@ -102,12 +103,13 @@ def start_kernel(app: StepApp, live: Path) -> None:
 def _run(app: StepApp | None, spec: JobSpec, live: Path, link: socket.socket) -> int:
     try:
         parents.require(spec)
-        if spec.kind == "python":
+        if spec.is_warm:
+            from kale_proxy.lanerun import LaneRun
             from kale_proxy.steprun import StepRun
 
             assert app is not None
-            StepRun(app, spec, link).run()
-        elif spec.kind == "kernel":
+            (StepRun if spec.lane is None else LaneRun)(app, spec, link).run()
+        elif spec.kind in {"python", "kernel"}:
             from kale_proxy.kernelrun import KernelRun
 
             KernelRun(spec, live, link).run()
@@ -124,7 +126,7 @@ def _run(app: StepApp | None, spec: JobSpec, live: Path, link: socket.socket) ->
         return attempt.REFUSED
     except OSError as exc:
         _say(str(exc))
-        begun = (claim.read(Path(spec.folder), spec.attempt) or {}).get("uuid") == spec.uuid
+        begun = (claim.owner_of(spec) or {}).get("uuid") == spec.uuid
         return attempt.BROKEN if begun else attempt.UNWRITABLE
     except Exception:  # the edge of the process: the report goes into the result
         import traceback
@@ -145,6 +147,7 @@ def _say(text: str) -> None:
 def _become_leader(live: Path) -> None:
     """Make a session of our own, with nothing to read and all that bypasses the kernel in ``raw.log``."""
     os.setsid()
+    os.environ["KALE_LIVE"] = str(live)
     log = os.open(live / "raw.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     null = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((null, 0), (log, 1), (log, 2)):
@@ -179,6 +182,11 @@ def write_crash(job: Job, result: JobResult) -> int:
     from kale_proxy.journal import JournalReader
 
     spec = job.spec
+    if spec.lane is not None:
+        from kale_proxy.lanerecord import write_crash as write_lane_crash
+
+        write_lane_crash(job, result)
+        return 0
     folder = Path(spec.folder)
     recorder = Recorder(folder, cells_of(spec), notebook_metadata(spec), writes_logs=not (folder / "stdout.log").exists())
     reader, seq = JournalReader(job.live), 0
@@ -186,7 +194,7 @@ def write_crash(job: Job, result: JobResult) -> int:
         for number, parts in records:
             recorder.message(parts)
             seq = number
-    report = _crash_lines(job.raw_log())
+    report = crash_lines(job.raw_log())
     if spec.kind in {"shell", "script"}:
         from kale_proxy.shellrun import record_logs
 
@@ -202,14 +210,3 @@ def write_crash(job: Job, result: JobResult) -> int:
     write_event(spec, "ended", state=result.state, reason=result.reason)
     write_result(spec, type(result).from_json(json.dumps(final)))
     return 0
-
-
-def _crash_lines(log: str) -> list[str]:
-    """Return the crash report's thread that crashed (faulthandler names it "Current thread"), else the log's end; no frames of the kernel's own."""
-    lines = log.splitlines()
-    starts = [number for number, line in enumerate(lines) if line.startswith("Current thread")]
-    if not starts:
-        return lines[-40:]
-    block = lines[starts[-1] :]
-    ends = [number for number, line in enumerate(block) if not line.strip() or "IPython/core/interactiveshell.py" in line]
-    return block[: ends[0] if ends else None][:40]

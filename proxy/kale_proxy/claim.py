@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kale_proxy.pack import points_file
 from kale_proxy.values import write_atomic
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def take(spec: JobSpec) -> None:
     """
     folder = Path(spec.folder)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = folder / f"attempt-{spec.attempt}.claim"
+    path = path_of(spec)
     owner = {"uuid": spec.uuid, "pid": os.getpid(), "pid_start": pid_start(os.getpid()), "boot": boot_id(), "host": socket.gethostname()}
     if spec.restart and (read(folder, spec.attempt) or {}).get("uuid") == spec.uuid:  # the process before it was of this very job
         write_atomic(path, json.dumps(owner).encode())
@@ -45,7 +46,26 @@ def take(spec: JobSpec) -> None:
     except FileExistsError as exc:
         raise ClaimTaken(f"attempt {spec.attempt} was begun before, see {path}") from exc
     with open(fd, "w", encoding="utf-8") as stream:
-        json.dump(owner, stream)
+        stream.write(json.dumps(owner) if spec.lane is None else json.dumps({"claim": owner}) + "\n")
+
+
+def path_of(spec: JobSpec) -> Path:
+    """Return the file of a job's claim."""
+    return Path(spec.folder, f"attempt-{spec.attempt}.claim") if spec.lane is None else Path(points_file(spec.folder, spec.lane))
+
+
+def owner_of(spec: JobSpec) -> dict[str, Any] | None:
+    """Return a job's claim as :func:`read` does."""
+    if spec.lane is None:
+        return read(Path(spec.folder), spec.attempt)
+    try:
+        with path_of(spec).open(encoding="utf-8") as stream:
+            data: dict[str, Any] = json.loads(stream.readline())["claim"]
+    except OSError:
+        return None
+    except (ValueError, KeyError):
+        return {}
+    return data
 
 
 def read(folder: Path, attempt: int) -> dict[str, Any] | None:

@@ -33,7 +33,7 @@ class Guard:
         self._sampled: dict[str, float] = {}
         self._allowed = procs.cgroup_limits()
 
-    def tick(self, kill: Callable[..., None]) -> None:
+    def tick(self, kill: Callable[..., None], warn: Callable[[Job, str], None]) -> None:
         """Enforce limits and sample; called after every turn of the loop, does little when called often."""
         moment = time.monotonic()
         if not self._jobs or moment - self._checked < 0.2:
@@ -41,6 +41,7 @@ class Guard:
         self._checked = moment
         for job in list(self._jobs.values()):
             self._end_in_time(job, moment, kill)
+            self._warn_in_time(job, moment, warn)
         old = [job for job in self._jobs.values() if moment - job.started > 0.5 and not job.is_finishing]
         due = [job for job in old if moment - self._sampled.get(job.spec.uuid, 0.0) >= self._interval(job, moment)]
         limited = [job for job in old if job.spec.limits.memory_bytes is not None]
@@ -55,6 +56,14 @@ class Guard:
             procs.send(procs.tree(job.leader, job.spec.uuid), signal.SIGKILL)
         elif limit is not None and moment - job.started > limit and job.kill_reason is None:
             kill(job, walltime_words(limit))
+
+    def _warn_in_time(self, job: Job, moment: float, warn: Callable[[Job, str], None]) -> None:
+        limit = job.spec.limits.walltime_s
+        if limit is None or job.is_warned or job.kill_reason is not None or job.is_finishing:
+            return
+        left = limit - (moment - job.started)
+        if left <= job.spec.warn_before_s():
+            warn(job, f"its walltime of {_clock(limit)} ends in {max(0.0, left):.0f} s")
 
     def _interval(self, job: Job, moment: float) -> float:
         return SAMPLE_S if moment - job.started < 60 else SLOW_SAMPLE_S

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import time
 from typing import TYPE_CHECKING, Any
 
 from kale_proxy import attempt, procs
+from kale_proxy.attempt import RESTART, VISITED
+from kale_proxy.checkpoints import ENDING
 from kale_proxy.claim import pid_start
 from kale_proxy.record import new_result, now, write_event
-from kale_proxy.stayopen import RESTART, VISITED
+from kale_proxy.values import write_atomic
 
 if TYPE_CHECKING:
     import socket
@@ -44,12 +47,14 @@ class Job:
         self.link = link
         self.agent_listener = agent_listener
         self.agent_pid: int | None = None
+        self.heard = b""  # the beginning of a line
         self.door_pid: int | None = None
         self.at = now()
         self.started = time.monotonic()
         self.state = "running"
         self.reason = ""
         self.is_frozen = False
+        self.is_warned = False
         self.kill_reason: str | None = None
         self.kill_state = "failed"
         self.kill_at: float | None = None
@@ -89,6 +94,28 @@ class Job:
             self.is_frozen = False
             procs.send(procs.tree(self.leader, self.spec.uuid), signal.SIGCONT)
 
+    def begin_point(self) -> None:
+        """Count time anew: one of many points begins in its kernel."""
+        self.started = time.monotonic()
+        if self.is_warned:
+            self.is_warned = False
+            (self.live / ENDING).unlink(missing_ok=True)
+
+    def warn(self, words: str) -> None:
+        """Tell the step that its end is near: its Python code by a file (:mod:`kale_proxy.checkpoints`), bash by SIGUSR1 if it has a trap for that."""
+        self.is_warned = True
+        with contextlib.suppress(OSError):
+            write_atomic(self.live / ENDING, json.dumps({"at": now(), "reason": words}).encode())
+            write_event(self.spec, "warned", reason=words, state=self.state)
+        if self.spec.kind in {"shell", "script"}:
+            procs.send([pid for pid in self._scripts() if procs.catches(pid, signal.SIGUSR1)], signal.SIGUSR1)
+
+    def _scripts(self) -> list[int]:
+        """Return the process of the step's script; in a container its runtime may be between, and catches all signals."""
+        if self.spec.container is None:
+            return procs.children(self.leader)
+        return [pid for pid in procs.tree(self.leader, self.spec.uuid) if procs.name(pid) == "bash"]
+
     def kernel_pid(self) -> int:
         """Return the process that holds the kernel: the job's own, or the one a foreign kernel was started as."""
         with contextlib.suppress(OSError, ValueError):
@@ -106,16 +133,21 @@ class Job:
         """Whether the process has ended so that its job gets a fresh kernel."""
         return self.spec.idle_s is not None and self.kill_reason is None and (self.live / RESTART).exists()
 
-    def interrupt(self) -> None:
-        """Send the code a KeyboardInterrupt; the mark tells the step that a person asked for it."""
+    def interrupt(self, point: str = "") -> None:
+        """Send the code a KeyboardInterrupt; the mark tells the step that a person asked for it, and which point is meant."""
         self.thaw()
         with contextlib.suppress(OSError):
-            (self.live / "stop").touch(mode=0o600)
+            write_atomic(self.live / "stop", point.encode())
         if self.spec.kind in {"python", "kernel", "notebook"}:
             procs.send([self.kernel_pid()], signal.SIGINT)
         else:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.leader, signal.SIGINT)
+
+    def feed(self, message: dict[str, Any]) -> None:
+        """Hand a kernel that runs many points more of them, or what became of those that it has."""
+        with contextlib.suppress(OSError):
+            self.link.sendall(json.dumps(message).encode() + b"\n")
 
     def release(self) -> None:
         """End the hold of a stopped step."""
@@ -189,10 +221,21 @@ class Job:
     def _exit_words(self, code: int) -> str:
         if code == attempt.BROKEN:
             return f"Kale's own worker failed; its report: {self.raw_log().strip()[-2000:]}"
-        if self.spec.kind in {"kernel", "notebook"}:
-            return f"the kernel {self.spec.kernel or 'of the notebook'} ended with exit code {code} while the cell ran"
+        if self.spec.kind in {"kernel", "notebook"} or self.spec.container:
+            return f"the kernel {self.spec.kernel or 'of the step'} ended with exit code {code} while the cell ran"
         return f"the process left by os._exit({code}) or a library's exit({code}), so no outputs were saved"
 
     def unrecorded(self) -> JobResult:
         """Return a result when even the record could not be written (a full disk)."""
         return new_result(self.spec, "failed", self.at, reason=f"its result could not be written to {self.spec.folder}: is the disk full?", exit_code=1)
+
+
+def crash_lines(log: str) -> list[str]:
+    """Return the crash report's thread that crashed (faulthandler names it "Current thread"), else the log's end; no frames of the kernel's own."""
+    lines = log.splitlines()
+    starts = [number for number, line in enumerate(lines) if line.startswith("Current thread")]
+    if not starts:
+        return lines[-40:]
+    block = lines[starts[-1] :]
+    ends = [number for number, line in enumerate(block) if not line.strip() or "IPython/core/interactiveshell.py" in line]
+    return block[: ends[0] if ends else None][:40]

@@ -7,22 +7,22 @@ records what it publishes; the kernel is its child. Values cross for Python kern
 from __future__ import annotations
 
 import contextlib
-import inspect
 import json
 import os
 import resource
 import secrets
 import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kale_proxy import attempt, claim, values
+from kale_proxy import attempt, claim, container, values
 from kale_proxy.agent_visit import has_subshells
 from kale_proxy.gate import Gate
 from kale_proxy.journal import JournalWriter
+from kale_proxy.kernelcommand import CannotStart, kernel_command
+from kale_proxy.kernelvalues import ASSIGN, VALUES, python_prelude
 from kale_proxy.record import (
     cells_of,
     new_result,
@@ -67,7 +67,7 @@ class KernelRun:
         self.folder = Path(spec.folder)
         self.started_at = now()
         self.journal = JournalWriter(live)
-        self.recorder = Recorder(self.folder, cells_of(spec, language=""), notebook_metadata(spec))
+        self.recorder = Recorder(self.folder, cells_of(spec, language="python" if spec.kind == "python" else ""), notebook_metadata(spec))
         self.kernel: subprocess.Popen[bytes] | None = None
         self.language = ""
         self.saved = time.monotonic()
@@ -89,8 +89,8 @@ class KernelRun:
             assert self.kernel is not None
             code = self.kernel.wait()
             how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
-            log = (self.live / "raw.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()[-40:]
-            reason = f"the kernel {self.spec.kernel} {how} while the cell ran" + (f": {log[-1]}" if log else "")
+            log = self._last_words()
+            reason = f"the kernel {self.spec.kernel or 'of the container'} {how} while the cell ran" + (f": {log[-1]}" if log else "")
             self.recorder.error_output("KernelDied", reason, [reason, *log])
             error = {"ename": "KernelDied", "evalue": reason, "traceback": log}
             result = self._result("failed", reason, exit_code=128 - code if code < 0 else code or 1, error=error)
@@ -107,27 +107,22 @@ class KernelRun:
     def _start(self) -> JobResult | None:
         """Start the kernel and wait until it answers; return a result when it can't."""
         import zmq
-        from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
         from jupyter_client.session import Session
 
+        starting = self.live / "kernel-starting.json"
         try:
-            kernelspec = KernelSpecManager().get_kernel_spec(self.spec.kernel or "python3")
-        except NoSuchKernel:
-            return self._result("failed", f"the kernel {self.spec.kernel} is not installed here: see `jupyter kernelspec list`")
+            command = kernel_command(self.spec, self.live, starting)
+        except CannotStart as exc:
+            return self._result("failed", str(exc))
         key = secrets.token_hex(32)
         info: dict[str, Any] = {f"{name}_port": number for number, name in enumerate(CHANNELS, 1)}
         info |= {"transport": "ipc", "ip": str(self.live / "k"), "key": key, "signature_scheme": "hmac-sha256", "kernel_name": self.spec.kernel}
-        info["kale_interrupt"] = kernelspec.interrupt_mode
-        starting = self.live / "kernel-starting.json"
+        info["kale_interrupt"] = command.interrupt_mode
         values.write_atomic(starting, json.dumps(info).encode())
-        argv = [part.format(connection_file=str(starting), resource_dir=kernelspec.resource_dir) for part in kernelspec.argv]
-        if argv[0] in {"python", "python3", f"python3.{sys.version_info[1]}"}:
-            argv[0] = sys.executable  # as jupyter_client does: the kernelspec of this very environment
-        environment = {**os.environ, **{name: os.path.expandvars(text) for name, text in kernelspec.env.items()}}
         try:
-            self.kernel = subprocess.Popen(argv, cwd=self.spec.cwd, env=environment, stdin=subprocess.DEVNULL)
+            self.kernel = subprocess.Popen(command.argv, cwd=self.spec.cwd, env=command.environ, stdin=subprocess.DEVNULL)
         except OSError as exc:
-            return self._result("failed", f"the kernel {self.spec.kernel} could not be started: {argv[0]}: {exc.strerror or exc}")
+            return self._result("failed", f"the kernel {self.spec.kernel} could not be started: {command.argv[0]}: {exc.strerror or exc}")
         (self.live / "kernel.pid").write_text(str(self.kernel.pid), encoding="ascii")
         self.session = Session(key=key.encode())
         self.context = zmq.Context()
@@ -144,14 +139,22 @@ class KernelRun:
         self.poller = zmq.Poller()
         for sock in (self.iopub, self.shell, self.stdin):
             self.poller.register(sock, zmq.POLLIN)
-        return self._wait_ready(info)
+        try:
+            return self._wait_ready(info)
+        except KernelGone:
+            if self.spec.container is None:
+                raise
+            return self._result("failed", container.why_gone(self.spec, self._last_words()))
+
+    def _last_words(self) -> list[str]:
+        return (self.live / "raw.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()[-40:]
 
     def _wait_ready(self, info: dict[str, Any]) -> JobResult | None:
         end = time.monotonic() + READY_S
         reply: dict[str, Any] | None = None
         while reply is None or self.journal.seq == 0:  # an iopub message proves that the subscription holds
             if time.monotonic() > end:
-                return self._result("failed", f"the kernel {self.spec.kernel} did not answer within {READY_S:g} s")
+                return self._result("failed", f"the kernel {self.spec.kernel or 'of the container'} did not answer within {READY_S:g} s")
             with contextlib.suppress(TimeoutError):
                 reply = self._request("kernel_info_request", {}, timeout=0.5)
         self.language = reply.get("language_info", {}).get("name", "")
@@ -161,6 +164,9 @@ class KernelRun:
             from kale_proxy import inside
 
             self._execute(inside.bootstrap_source(), is_silent=True)
+            if self.spec.container is not None:  # what we have started may be the runtime, which is not to be interrupted
+                path = str(self.live / "kernel.pid")
+                self._execute(f"with open({path!r}, 'w') as _f: _f.write(str(__import__('os').getpid()))\ndel _f", is_silent=True)
         if info["kale_subshells"]:
             from kale_proxy import visits
 
@@ -171,13 +177,14 @@ class KernelRun:
 
     def _cells(self) -> JobResult:
         spec = self.spec
-        prelude = self._prelude()
+        try:
+            prelude = self._prelude()
+        except values.ValueFileError as exc:
+            return self._result("failed", f"step `{spec.step}` could not get its inputs: {exc}")
         if prelude is None:
             return self._result("failed", f"--params and --inputs can't be given to a {self.language} kernel yet: use --env and --files-in")
-        if prelude:
-            reply = self._execute(prelude, is_silent=True)
-            if reply["status"] != "ok":
-                return self._result("failed", f"step `{spec.step}` could not get its inputs: {reply.get('evalue', '')}", error=_error(reply))
+        if (failure := self._prepare(prelude)) is not None:
+            return failure
         if spec.is_gate and (failure := self._wait_at_gate()) is not None:
             return failure
         reply = self._execute(spec.code, msg_id=f"{CELL_PREFIX}step-{spec.uuid}")
@@ -190,6 +197,23 @@ class KernelRun:
             return self._result("failed", f"step `{spec.step}`: {exc}")
         return self._result("completed", "", exit_code=0, outputs=index, files=tuple(files))
 
+    def _prepare(self, prelude: str) -> JobResult | None:
+        """Set parameters and inputs, and run the common cell; inputs of classes that it defines come after it."""
+        spec = self.spec
+        reply = self._execute(prelude, is_silent=True) if prelude else {"status": "ok"}
+        if spec.common.strip():
+            self._execute("_kale_before = set(globals())", is_silent=True)
+            said = self._execute(spec.common, msg_id=f"{CELL_PREFIX}common-{spec.uuid}")
+            self._execute("_kale_common = set(globals()) - _kale_before\ndel _kale_before", is_silent=True)
+            if said["status"] != "ok":
+                failed = self._raised(said)
+                return replace(failed, reason=f"in %%kale_common: {failed.reason}") if failed.state == "failed" else failed
+            if reply["status"] != "ok":
+                reply = self._execute(prelude, is_silent=True)
+        if reply["status"] != "ok":
+            return self._result("failed", f"step `{spec.step}` could not get its inputs: {reply.get('evalue', '')}", error=_error(reply))
+        return None
+
     def _tell(self, state: str, reason: str) -> None:
         with contextlib.suppress(OSError):
             self.link.sendall(attempt.state_line(state, reason))
@@ -200,7 +224,7 @@ class KernelRun:
         if not decided:
             return None
         given = replace(self.spec, params=decided, inputs=())
-        code = _python_prelude(given) if self.language == "python" else self._assignments(given)
+        code = python_prelude(given) if self.language == "python" else self._assignments(given)
         if code is None:
             return self._result("failed", f"what was decided can't be set in a {self.language} kernel: go on without --set")
         reply = self._execute(code, is_silent=True)
@@ -223,13 +247,13 @@ class KernelRun:
         """Return code in the kernel's language that sets parameters and inputs; None where we know no way."""
         spec = self.spec
         if self.language == "python":
-            return _python_prelude(spec) if spec.params or spec.inputs else ""
-        if spec.inputs or (spec.params and self.language.lower() not in _ASSIGN):
+            return python_prelude(spec) if spec.params or spec.inputs else ""
+        if spec.inputs or (spec.params and self.language.lower() not in ASSIGN):
             return None
         return self._assignments(spec) or ""
 
     def _assignments(self, spec: JobSpec) -> str | None:
-        assign = _ASSIGN.get(self.language.lower())
+        assign = ASSIGN.get(self.language.lower())
         return "\n".join(assign(name, value) for name, value in spec.parameters().items()) if assign else None
 
     def _collect(self) -> dict[str, dict[str, Any]]:
@@ -237,8 +261,9 @@ class KernelRun:
             raise values.ValueFileError(f"values can't be taken from a {self.language} kernel: use --files-out")
         folder = str(self.folder / "outputs")
         reply = self._execute(
-            f"{_VALUES}\nfrom pathlib import Path as _p\n"
-            f"_kale_values.save_all({{_n: globals()[_n] for _n in {list(self.spec.outputs)!r}}}, _p({folder!r}))\ndel _p, _kale_values",
+            f"{VALUES}\nfrom pathlib import Path as _p\n"
+            f"_kale_values.save_all({{_n: globals()[_n] for _n in {list(self.spec.outputs)!r}}}, _p({folder!r}), "
+            "portable=globals().get('_kale_common', ()))\ndel _p, _kale_values",
             is_silent=True,
         )
         if reply["status"] != "ok":
@@ -372,44 +397,3 @@ class KernelRun:
 
 def _error(reply: dict[str, Any]) -> dict[str, Any]:
     return {key: reply.get(key) for key in ("ename", "evalue", "traceback")}
-
-
-# The values module travels as source: the kernel's environment need not have this package.
-_VALUES = (
-    "import sys as _s, types as _t\n"
-    "_kale_values = _t.ModuleType('_kale_values'); _s.modules['_kale_values'] = _kale_values\n"
-    f"exec(compile({inspect.getsource(values)!r}, '<kale values>', 'exec'), _kale_values.__dict__)\ndel _s, _t"
-)
-
-
-def _python_prelude(spec: JobSpec) -> str:
-    lines = [f"{name} = {text}" for name, text in spec.params.items()]
-    if spec.inputs:
-        lines += [_VALUES, "from pathlib import Path as _p"]
-    for item in spec.inputs:
-        loads = [f"_kale_values.load(_p({folder!r}), {item.output!r})" for folder in item.folders]
-        lines.append(f"{item.name} = [{', '.join(loads)}]" if item.gather else f"{item.name} = {loads[0]}")
-        if item.gather:
-            lines.append(f"{item.name}_params = [{', '.join(item.gather_params)}]")
-    if spec.inputs:
-        lines.append("del _p, _kale_values")
-    return "\n".join(lines)
-
-
-def _quoted(value: object) -> str:
-    if isinstance(value, bool) or value is None:
-        raise values.ValueFileError("true, false and none differ between languages: give them as text")
-    return json.dumps(value)
-
-
-def _shell_word(value: object) -> str:
-    import shlex
-
-    return shlex.quote(value if isinstance(value, str) else json.dumps(value) if isinstance(value, (list, dict)) else str(value))
-
-
-_ASSIGN = {
-    "bash": lambda name, value: f"{name}={_shell_word(value)}",
-    "r": lambda name, value: f"{name} <- {_quoted(value)}",
-    "julia": lambda name, value: f"{name} = {_quoted(value)}",
-}

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kale_proxy import pack
 from kale_proxy.record import RESULT
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ def _state(folder: str) -> str | None:
     try:
         return str(json.loads(Path(folder, RESULT).read_bytes())["state"])
     except (OSError, ValueError, KeyError):
-        return None
+        packed = pack.result(Path(folder))
+        return None if packed is None else str(packed["state"])
 
 
 def _words(parent: ParentSpec, folder: str, state: str | None) -> str:

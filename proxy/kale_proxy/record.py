@@ -7,10 +7,12 @@ import json
 import os
 import socket
 import sys
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kale_proxy import pack
 from kale_proxy.recorder import CELL_PREFIX, Cell
 from kale_proxy.spec import JobResult
 from kale_proxy.values import write_atomic
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from kale_proxy.spec import JobSpec
 
 RESULT = "result.json"
+_LAST_LINE_MAX = 1 << 20
 ENDED_BY_SIGTERM = "ended by the batch system (SIGTERM)"  # by which a cancelled job's result is told from one that a person ended
 
 
@@ -29,8 +32,11 @@ def now() -> str:
 
 def write_event(spec: JobSpec, event: str, **data: object) -> None:
     """Append one line to ``events.jsonl`` and make it durable."""
-    line = json.dumps({"at": now(), "attempt": spec.attempt, "event": event, **data}) + "\n"
-    fd = os.open(Path(spec.folder) / "events.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    folder, point = Path(spec.folder), {}
+    if spec.lane is not None and spec.point is not None:  # of a kernel that runs many
+        folder, point = folder.parent, {"point": spec.point}
+    line = json.dumps({"at": now(), "attempt": spec.attempt, "event": event, **point, **data}) + "\n"
+    fd = os.open(folder / "events.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
         os.write(fd, line.encode())
         os.fsync(fd)
@@ -80,14 +86,35 @@ def published(spec: JobSpec) -> Path:
 
 def write_result(spec: JobSpec, result: JobResult) -> None:
     """Write ``result.json`` durably: from then on the attempt has ended."""
+    if spec.lane is not None:
+        writer = pack.Writer(Path(spec.folder), spec.lane)
+        writer.over(asdict(result))
+        writer.close()
+        return
     write_atomic(Path(spec.folder) / RESULT, result.to_json().encode(), is_durable=True)
 
 
 def read_result(spec: JobSpec) -> JobResult | None:
     """Return the result of this very attempt, None when it has not ended (or the file is of another one)."""
+    if spec.lane is not None:
+        return _lane_result(spec)
     try:
         result = JobResult.from_json((Path(spec.folder) / RESULT).read_bytes())
     except (OSError, ValueError, TypeError):
+        return None
+    return result if result.uuid == spec.uuid else None
+
+
+def _lane_result(spec: JobSpec) -> JobResult | None:
+    """Return how a kernel that runs many points ended: the last line of its file."""
+    assert spec.lane is not None
+    try:
+        with open(pack.points_file(spec.folder, spec.lane), "rb") as stream:
+            size = stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, size - _LAST_LINE_MAX))
+            last = json.loads(stream.read().rstrip(b"\n").rpartition(b"\n")[2])
+        result = JobResult.from_json(json.dumps(last["over"]))
+    except (OSError, ValueError, TypeError, KeyError):
         return None
     return result if result.uuid == spec.uuid else None
 

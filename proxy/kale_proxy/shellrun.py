@@ -45,6 +45,13 @@ def run(spec: JobSpec, live: Path) -> JobResult:
         environment = {**os.environ, **spec.env, **job_environment(spec), **shell_variables(spec)}
         require_files(spec)
         command = write_script(spec)
+        if spec.container is not None:
+            from kale_proxy.container import ContainerError, wrap
+
+            try:
+                command, environment = wrap(spec, live, command, environment)
+            except ContainerError as exc:
+                return _finish(spec, new_result(spec, "failed", started_at, exit_code=127, reason=str(exc)))
     except values.ValueFileError as exc:
         return _finish(spec, new_result(spec, "failed", started_at, exit_code=1, reason=f"step `{spec.step}` could not get its inputs: {exc}"))
     outputs = folder / "outputs"
@@ -68,9 +75,9 @@ def shell_variables(spec: JobSpec) -> dict[str, str]:
     """
     found = {name: _as_text(value) for name, value in spec.parameters().items()}
     for item in spec.inputs:
-        paths = [values.find(Path(folder), item.output) for folder in item.folders]
+        paths = [values.file_of(Path(folder), item.output, Path(spec.folder) / "inputs") for folder in item.folders]
         if all(path.suffix == ".json" for path in paths):
-            loaded: list[Any] = [values.load(Path(folder), item.output) for folder in item.folders]
+            loaded: list[Any] = [values.load_file(path, item.output) for path in paths]
             found[item.name] = _as_text(loaded if item.gather else loaded[0])
         else:
             found[item.name] = "\n".join(str(path) for path in paths)

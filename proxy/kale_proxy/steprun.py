@@ -146,7 +146,7 @@ class StepRun:
         """Run one cell on the main shell as a request of ours; return the failure, None when it went well."""
         session, kernel = self.app.session, self.app.kernel
         content = {
-            "code": code, "silent": False, "store_history": name == "step", "user_expressions": {}, "allow_stdin": True, "stop_on_error": True,
+            "code": code, "silent": False, "store_history": name == "step" and self.spec.lane is None, "user_expressions": {}, "allow_stdin": True, "stop_on_error": True,
         }
         message = session.msg("execute_request", content)
         message["header"]["msg_id"] = message["msg_id"] = f"{CELL_PREFIX}{name}-{self.spec.uuid}"
@@ -184,13 +184,17 @@ class StepRun:
             return self._failed(f"step `{spec.step}` declares the output `{missing[0]}` but its code never assigned it")
         try:
             found = {name: self.namespace[name] for name in spec.outputs}
-            index = values.save_all(found, self.folder / "outputs", portable=self.common_names) if found else {}
+            index = self._save(found) if found else {}
             files = check_files(spec)
         except values.ValueFileError as exc:
             return self._failed(f"step `{spec.step}`: {exc}")
         except OSError as exc:
             return self._failed(f"step `{spec.step}`: its outputs can't be written: {exc.strerror or exc}")
         return new_result(spec, "completed", self.started_at, exit_code=0, outputs=index, files=tuple(files))
+
+    def _save(self, found: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        """Save the outputs; return their index."""
+        return values.save_all(found, self.folder / "outputs", portable=self.common_names)
 
     async def _hold(self, hold_s: float, reason: str) -> None:
         """Keep the kernel open for a look, until released or ``hold_s`` has passed."""

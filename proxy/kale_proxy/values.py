@@ -10,6 +10,7 @@ itself has brought it.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import pickle
@@ -19,8 +20,7 @@ import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import io
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
 INDEX = "index.json"
@@ -58,31 +58,43 @@ def save_all(values: Mapping[str, object], folder: Path, *, portable: Iterable[s
 
 def save(name: str, value: object, folder: Path, *, portable: frozenset[str] = frozenset()) -> dict[str, Any]:
     """Save one value; return its description: file, type, shape, dtype, bytes. Raises ValueFileError as above."""
+    info, suffix = write(name, value, lambda suffix: _replacing(folder / f"{name}{suffix}"), str(folder), portable=portable)
+    path = folder / f"{name}{suffix}"
+    info["file"] = path.name
+    info["bytes"] = path.stat().st_size
+    return info
+
+
+def write(
+    name: str, value: object, opened: Callable[[str], Any], where: str, *, portable: frozenset[str] = frozenset()
+) -> tuple[dict[str, Any], str]:
+    """Write one value to a stream; return its description but for file and bytes, and the suffix of its form.
+
+    ``opened(suffix)`` is a context manager that gives the stream; ``where`` names the place for messages. Raises
+    ValueFileError as :func:`save_all`.
+    """
     kind = type(value)
     info: dict[str, Any] = {"file": "", "type": _type_name(kind), **shape_of(value)}
     text = _as_json(value)
     if text is not None:
-        path = folder / f"{name}.json"
-        write_atomic(path, text.encode())
-    elif _is_plain_array(value):
-        path = folder / f"{name}.npy"
-        with _replacing(path) as stream:
+        with opened(".json") as stream:
+            stream.write(text.encode())
+        return info, ".json"
+    if _is_plain_array(value):
+        with opened(".npy") as stream:
             sys.modules["numpy"].save(stream, value, allow_pickle=False)
-    else:
-        path = folder / f"{name}.pkl"
-        try:
-            with _replacing(path) as stream:
-                _Pickler(stream, portable).dump(value)
-        except ValueFileError as exc:
-            raise ValueFileError(f"`{name}` ({info['type']}) can't be saved: {exc}") from exc
-        except OSError as exc:
-            raise ValueFileError(f"`{name}` ({info['type']}) can't be written to {folder}: {exc.strerror or exc}") from exc
-        except Exception as exc:
-            reason = f"{type(exc).__name__}: {exc}"
-            raise ValueFileError(f"`{name}` ({info['type']}) can't be saved: {reason}") from exc
-    info["file"] = path.name
-    info["bytes"] = path.stat().st_size
-    return info
+        return info, ".npy"
+    try:
+        with opened(".pkl") as stream:
+            _Pickler(stream, portable).dump(value)
+    except ValueFileError as exc:
+        raise ValueFileError(f"`{name}` ({info['type']}) can't be saved: {exc}") from exc
+    except OSError as exc:
+        raise ValueFileError(f"`{name}` ({info['type']}) can't be written to {where}: {exc.strerror or exc}") from exc
+    except Exception as exc:
+        reason = f"{type(exc).__name__}: {exc}"
+        raise ValueFileError(f"`{name}` ({info['type']}) can't be saved: {reason}") from exc
+    return info, ".pkl"
 
 
 def load(folder: Path, name: str) -> object:
@@ -93,21 +105,46 @@ def load(folder: Path, name: str) -> object:
     ValueFileError
         There is no such value, it is damaged, or another user owns or could have written it.
     """
-    path = find(folder, name)
-    info = path.stat()
-    if path.suffix == ".json":
-        return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        path = find(folder, name)
+    except ValueFileError:
+        packed = _pack().value(folder, name)
+        if packed is None:
+            raise
+        return _read(packed.suffix, io.BytesIO(packed.data), packed.info, packed.path, name)
+    return load_file(path, name)
+
+
+def load_file(path: Path, name: str) -> object:
+    """Load the value ``name`` from the file that it is in; raises ValueFileError as :func:`load`."""
     if path.suffix == ".npy":
         import numpy as np
 
         return np.load(path, allow_pickle=False)
+    with path.open("rb") as stream:
+        return _read(path.suffix, stream, os.fstat(stream.fileno()), path, name)
+
+
+def _read(suffix: str, stream: Any, info: os.stat_result, path: Path, name: str) -> object:
+    if suffix == ".json":
+        return json.loads(stream.read())
+    if suffix == ".npy":
+        import numpy as np
+
+        return np.load(stream, allow_pickle=False)
     if info.st_uid != os.getuid() or info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise ValueFileError(f"{path} belongs to or can be written by another user: it is not unpickled")
     try:
-        with path.open("rb") as stream:
-            return pickle.load(stream)  # noqa: S301 - a file of this user alone, checked above
+        return pickle.load(stream)  # noqa: S301 - a file of this user alone, checked above
     except Exception as exc:
         raise ValueFileError(f"`{name}` can't be loaded from {path}: {type(exc).__name__}: {exc}") from exc
+
+
+def _pack() -> Any:
+    """Return the module that reads what the points of a sweep have left together; most steps need it not."""
+    from kale_proxy import pack
+
+    return pack
 
 
 def find(folder: Path, name: str) -> Path:
@@ -119,12 +156,26 @@ def find(folder: Path, name: str) -> Path:
     raise ValueFileError(f"there is no value `{name}` in {folder}")
 
 
+def file_of(folder: Path, name: str, scratch: Path) -> Path:
+    """Return a file with the value ``name`` alone: its own, or one in ``scratch`` of what is kept together with others."""
+    try:
+        return find(folder, name)
+    except ValueFileError:
+        packed = _pack().value(folder, name)
+        if packed is None:
+            raise
+        scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = scratch / f"{folder.parent.parent.name}-{folder.parent.name}-{name}{packed.suffix}"
+        write_atomic(path, packed.data)
+        return path
+
+
 def read_index(folder: Path) -> dict[str, dict[str, Any]]:
     """Return the index of ``folder``, empty when nothing was saved there."""
     try:
         data: dict[str, dict[str, Any]] = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
+    except (FileNotFoundError, NotADirectoryError):
+        return _pack().index(folder) or {}
     return data
 
 

@@ -22,6 +22,7 @@ import peers as others
 import pools
 import slurm as batch
 import steer
+import sweeps
 from measure import machine_line, print_table
 
 import kale_magic
@@ -36,6 +37,7 @@ PARTS = {
     "manager": own.manager,
     "cache": steer.cache,
     "inside": steer.inside,
+    "reuse": sweeps.reuse,
     "relay": proxy.relay,
     "spec": proxy.spec,
     "tunnel": proxy.tunnel,
@@ -74,7 +76,7 @@ def main():
                 print_table(function.__doc__.strip(), found)
                 figures += found
         if "peers" in options.only and peers:
-            found = [*others.papermill(peers), *others.snakemake(peers)]
+            found = [*others.papermill(peers), *others.snakemake(peers), *others.sshpyk(peers)]
             print_table("Peers, measured just now on this machine.", found)
             _compare(figures, found)
     finally:
@@ -97,7 +99,7 @@ def _compile():
 
 def _compare(figures, found):
     ours = next((figure for figure in figures if figure.what.startswith("200 independent")), None)
-    for peer in found if ours else ():
+    for peer in [peer for peer in found if peer.unit == ours.unit] if ours else ():
         print(f"  Kale's 200 steps against {peer.what}: {ours.value / peer.value:.1f} times the rate")
 
 

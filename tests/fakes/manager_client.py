@@ -78,7 +78,7 @@ class FakeClient:
         self.add(run, {name: {"state": state} for name in plan.order if name in chosen}, workflow=workflow["name"], state=final)
         return {"run": run, "folder": self.runs_by_id[run]["folder"], "seq": self.seq}
 
-    def status(self, run: str | None = None) -> dict[str, Any]:
+    def status(self, run: str | None = None, *, brief: bool = False) -> dict[str, Any]:
         if run is None or run not in self.runs_by_id:
             raise UnknownRunError(f"No run {run!r}.")
         return self.runs_by_id[run]

@@ -487,6 +487,19 @@ def test_held_step_is_held_until_it_is_released():
     assert play.states() == {"a": "running"}
 
 
+def test_what_waits_in_our_own_queue_is_held_there():
+    play = Play(("a",))
+    play.tell(ReportKind.STATE, play.job("a").uuid, state="held", reason="held by you")
+    assert play.states() == {"a": "held"}
+    again = RunMachine(record(), [StepPlan("a")], play.machine.jobs)
+    assert [command.verb for command in again.resume().commands] == [Verb.ENQUEUE, Verb.HOLD]
+    play.tell(ReportKind.STATE, play.job("a").uuid, state="running")
+    assert play.states() == {"a": "held"}
+    play.tell(ReportKind.STATE, play.job("a").uuid, state="queued")
+    play.run("a")
+    assert play.states() == {"a": "running"}
+
+
 def test_a_step_with_a_gate_before_it_takes_nothing_until_a_person_lets_it_go_on():
     play = Play(("a",), StepPlan("b", ("a",), is_gate_before=True), ("c", ("b",)))
     play.end("a")

@@ -138,7 +138,7 @@ def test_display_goes_on_when_a_lost_manager_is_back(eos: Notebook, monkeypatch:
     eos.run("%kale_submit --name first")
     real, lost = eos.client.status, iter([ManagerUnavailable("No manager runs.")] * 3)
 
-    def status(run=None):
+    def status(run=None, *, brief=False):
         for error in lost:
             raise error
         return real(run)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 from kale_magic.dsl.cells import clean_description
 from kale_magic.model.literals import parse_each, to_literal
 from kale_magic.model.resources import Resources
-from kale_magic.model.step import Axis, Step, StepKind, clean_code
+from kale_magic.model.step import Axis, Step, StepKind, clean_code, reuse_conflict
 from kale_magic.model.workflow import Workflow
 
 SIGNS = [
@@ -39,7 +40,7 @@ def full_workflow() -> Workflow:
         files_out=("out/a b.txt",),
         resources=Resources(
             nodes=1, ntasks=2, cpus=4, gpus=0, memory_bytes=4 << 30, walltime_s=5400, queue="short", account="a", qos="q",
-            constraint="c&d", reservation="r", native=("#SBATCH --x=1",), modules=("gcc/12",), env=(("A", "1"),), setup=("source x",),
+            constraint="c&d", reservation="r", native=("#SBATCH --x=1",), modules=("gcc/12",), env=(("A", "1"),), setup=("source x",), container="i/x.sif",
         ),
         retries=2,
         executor="local",
@@ -121,7 +122,7 @@ class _Maker:
         kind = self.rng.choice(list(StepKind))
         code = "" if kind is StepKind.NOTEBOOK else clean_code(self.rng.choice(CODES[kind]))
         axes = self.axes()
-        return Step(
+        step = Step(
             name=name,
             code=code,
             kind=kind,
@@ -141,10 +142,12 @@ class _Maker:
             is_gate=(gate := self.rng.choice(["", "release", "here"])) == "release" or (gate == "here" and kind not in {StepKind.SHELL, StepKind.SCRIPT}),
             is_gate_release=gate == "release",
             no_cache=self.rng.choice([False, True]),
-            hold_s=self.rng.choice([None, 1800]),
-            hold_on_failure_s=self.rng.choice([None, 90]),
+            hold_s=self.rng.choice([None, None, 1800]),
+            hold_on_failure_s=self.rng.choice([None, None, 90]),
+            warn_s=self.rng.choice([None, 300]),
             executor=self.rng.choice([None, "local"]),
         )
+        return replace(step, reuse_kernel=not reuse_conflict(step) and self.rng.random() < 0.5)
 
     def workflow(self) -> Workflow:
         names = list(dict.fromkeys(self.name() for _ in range(self.rng.randint(1, 4))))
