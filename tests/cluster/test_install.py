@@ -84,6 +84,7 @@ def bare(cluster: Cluster, home: Path, cache: Path) -> Bare:
 def test_host_with_python_alone_is_given_an_environment_that_a_workflow_then_finds(bare: Bare, cluster: Cluster, tmp_path: Path) -> None:
     said = bare.kale("doctor", "--host", "bare", code=1).stdout
     assert "jupyter kale doctor --host bare --install" in said
+    assert f", {PYTHON}: an environment can be made of it, by --install" in said
     assert "jupyter kale doctor --host bare --install" in bare.kale("status", "--host", "bare", code=3).stderr
 
     said = bare.kale("doctor", "--host", "bare", "--install", timeout=300).stdout
@@ -165,13 +166,14 @@ def wrapped(folder: Path, before: str) -> str:
     """A program that is Python, but for what the line ``before`` changes; takes the options that Kale gives it."""
     path = folder / "python-of-the-site"
     script = f"{before}; code = sys.argv.pop(1); exec(compile(code, 'given', 'exec'))"
-    path.write_text(f'#!/bin/sh\nwhile [ "$1" != -c ]; do shift; done\nshift\nexec {PYTHON} -c "import sys; {script}" "$@"\n')
+    path.write_text(f'#!/bin/sh\n[ "$1" = -m ] && exec {PYTHON} "$@"\nwhile [ "$1" != -c ]; do shift; done\nshift\nexec {PYTHON} -c "import sys; {script}" "$@"\n')
     path.chmod(0o755)
     return str(path)
 
 
 def test_python_that_is_too_old_is_named_and_how_to_name_another(bare: Bare, tmp_path: Path) -> None:
-    bare.configure(python=wrapped(tmp_path, "sys.version_info = (3, 6, 15); sys.executable = '/opt/old/python3'"))
+    bare.configure(python=wrapped(tmp_path, "sys.version_info = (3, 6, 15); sys.executable = '/opt/old/python3'"), venvs=f"{tmp_path}/none")
+    assert "The Python on bare is 3.6.15" in bare.kale("doctor", "--host", "bare", code=1).stdout
     said = bare.kale("doctor", "--host", "bare", "--install", code=1).stdout
     assert "The Python on bare is 3.6.15 (/opt/old/python3); Kale needs 3.11 or newer." in said
     assert '[hosts.bare] python = "/path/to/python"' in said
