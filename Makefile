@@ -12,7 +12,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 VENV := .venv
 BENCH := .venv-bench
 BIN := $(VENV)/bin
-DEPS := chromium openssh-server openssh-client iproute2 slurmctld slurmd slurm-client munge slurm-wlm-basic-plugins libpam-oath charliecloud squashfs-tools r-base-core r-cran-irkernel
+DEPS := chromium openssh-server openssh-client iproute2 slurmctld slurmd slurm-client slurmdbd mariadb-server munge slurm-wlm-basic-plugins libpam-oath charliecloud squashfs-tools r-base-core r-cran-irkernel
 PYTEST_ARGS ?= -n 2 --dist loadfile
 BENCH_ARGS ?=
 
