@@ -298,6 +298,14 @@ class Client:
         """Close a pool when what was submitted to it has ended, or cancel that now; raises PoolError."""
         return self._ask_object(protocol.POOL_CLOSE, {"name": name, "now": is_now})
 
+    def rest(self, action: str = "look", *, url: str = "", user: str = "", token: str = "") -> dict[str, Any]:
+        """Begin (``log_in``), look at or ``forget`` the login to Slurm's REST service.
+
+        Returns url, user, until, is_over, answers and version of it; nothing if there is none. Raises UsageError and ExecutorError.
+        """
+        secret = {"url": url, "user": user, "token": token} if action == "log_in" else {}
+        return self._ask_object(protocol.REST, {"action": action, **secret})
+
     def manager(self) -> dict[str, Any]:
         """Return pid, host, version, address, started_at, runs (live ones) and rss_bytes of the manager."""
         return self._ask_object(protocol.MANAGER, {})

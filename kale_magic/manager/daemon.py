@@ -25,6 +25,7 @@ from kale_magic.executors import registry
 from kale_magic.manager.lock import ManagerLock
 from kale_magic.manager.pools import Pools
 from kale_magic.manager.requests import Requests
+from kale_magic.manager.rest import Rest
 from kale_magic.manager.server import Server
 from kale_magic.manager.service import Service
 from kale_magic.manager.store import SqliteStore
@@ -101,7 +102,7 @@ class Daemon:
             "address": str(settings.socket),
             "started_at": hello.started_at,
         }
-        server = Server(service, Requests(service, about, settings.keys_dir, pools), hello, self._over.set)
+        server = Server(service, Requests(service, about, settings.keys_dir, pools, Rest(executors).ops()), hello, self._over.set)
         reopenings: list[asyncio.Task[None]] = []
         try:
             await service.open()

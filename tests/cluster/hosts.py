@@ -46,6 +46,13 @@ def missing(*, slurm: bool = False, accounting: bool = False) -> str:
     return "" if made.returncode == 0 else "this machine lets no network namespaces be made: run where root may"
 
 
+def missing_rest() -> str:
+    """Why there can be no slurmrestd that takes tokens; empty if there can."""
+    plugins = [*Path("/usr/lib").glob("*/slurm*/auth_jwt.so")]
+    there = shutil.which("slurmrestd", path=_path()) and plugins
+    return "" if there else "needs slurmrestd and Slurm's JWT plugin: make system-deps"
+
+
 class Host:
     """One host: its name, addresses, and the process that holds its namespaces."""
 
@@ -298,6 +305,8 @@ class Hosts:
         munge.chmod(0o755)
         (munge / "key").write_bytes(os.urandom(1024))
         (munge / "key").chmod(0o400)
+        (self.folder / "state" / "jwt").write_bytes(os.urandom(32))
+        (self.folder / "state" / "jwt").chmod(0o400)
         self._start(
             ["munged", "--foreground", "--force", f"--socket={munge}/sock", f"--key-file={munge}/key", f"--pid-file={munge}/pid",
              f"--seed-file={munge}/seed", f"--log-file={self.folder}/log/munged"],
@@ -333,6 +342,19 @@ class Hosts:
         _poll(lambda: self._listens(self.login, 6819), "slurmdbd")
         subprocess.run(self.login.argv("sacctmgr", "--immediate", "add", "cluster", "lab"), check=True, capture_output=True, env=self.environ())
 
+    def start_rest(self, port: int = 6820) -> str:
+        """Start slurmrestd on the login host, which takes tokens alone; return its address. It refuses to run as root."""
+        words = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "slurmrestd", "-a", "rest_auth/jwt", "-s", "openapi/v0.0.38", f"{self.login.address}:{port}"]
+        self._start(self.login.argv(*words), log="slurmrestd", SLURM_CONF=str(self.slurm_conf), SLURM_JWT="daemon")
+        _poll(lambda: self._listens(self.login, port), "slurmrestd")
+        return f"http://{self.login.address}:{port}"
+
+    def token(self, lifespan_s: int = 600) -> str:
+        """Return a token of this user for slurmrestd."""
+        words = self.login.argv("scontrol", "token", f"lifespan={lifespan_s}")
+        said = subprocess.run(words, capture_output=True, text=True, check=True, env=self.environ())
+        return said.stdout.strip().partition("=")[2]
+
     def start_controller(self) -> None:
         """Start slurmctld, from the state that the one before it left."""
         self.controller = self._start(self.login.argv("slurmctld", "-D"), log="slurmctld", SLURM_CONF=str(self.slurm_conf))
@@ -363,6 +385,7 @@ class Hosts:
         lines = [
             "ClusterName=lab", f"SlurmctldHost=login({self.login.address})", "SlurmUser=root", "SlurmdUser=root",
             "AuthType=auth/munge", f"AuthInfo=socket={folder}/munge/sock,cred_expire=5",
+            *(["AuthAltTypes=auth/jwt", f"AuthAltParameters=jwt_key={folder}/state/jwt"] if not missing_rest() else []),
             f"StateSaveLocation={folder}/state", f"SlurmdSpoolDir={folder}/spool/%n",
             f"SlurmctldPidFile={folder}/run/slurmctld.pid", f"SlurmdPidFile={folder}/run/slurmd-%n.pid",
             "ProctrackType=proctrack/linuxproc", "TaskPlugin=task/none", "SwitchType=switch/none", "MpiDefault=none",

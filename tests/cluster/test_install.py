@@ -7,13 +7,15 @@ import os
 import shutil
 import subprocess
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from kale_magic import Workflow
-from kale_magic.api import wheels
+from kale_magic import Workflow, config
+from kale_magic.api import mirror, provision, wheels
+from kale_magic.errors import UsageError
 from kale_magic.version import __version__
 
 if TYPE_CHECKING:
@@ -118,6 +120,45 @@ def _outputs(cluster: Cluster, step: str) -> dict[str, Any]:
         with connect(host="bare") as kale:
             names = ("python", "host", "path", "job")
             return dict(zip(names, kale.run("bare-1")[step].pull(*names), strict=True))
+
+
+def test_transfer_that_was_cut_goes_on_where_it_was(bare: Bare, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+    arrived: list[Path] = []
+    real_ask, real_sftp = provision._ask, mirror._sftp
+
+    def ask(settings: Any, operation: str, fields: dict[str, Any], timeout: float) -> dict[str, Any]:
+        if operation != "make":
+            return real_ask(settings, operation, fields, timeout)
+        asked.append(fields)
+        return {"path": "/made", "others": []}
+
+    def cut(host: str, lines: Any) -> None:
+        real_sftp(host, list(lines)[:30])
+        arrived.extend(Path(bare.home, "other folder").glob("wheels-*/*.kale-part-*"))
+        os.truncate(arrived[0], arrived[0].stat().st_size // 2)
+        raise UsageError("Files can't be exchanged with bare: the cable was cut.")
+
+    bare.configure(venvs=f"{bare.home}/other folder")  # in the usual one is an environment by now
+    monkeypatch.setattr(provision, "_ask", ask)
+    monkeypatch.setenv("KALE_HOME", str(cluster.laptop))
+    settings = replace(config.load(), host="bare")
+    with cluster.hosts.laptop.here():
+        monkeypatch.setattr(mirror, "_sftp", cut)
+        with pytest.raises(UsageError, match="the cable was cut"):
+            provision.make(settings, [], str)
+        assert asked == []
+        sent: list[str] = []
+        monkeypatch.setattr(mirror, "_sftp", lambda host, lines: (sent.extend(lines), real_sftp(host, lines)))
+        made = provision.make(settings, [], str)
+    puts = [line for line in sent if line.startswith("put ")]
+    assert [arrived[0].name in line for line in puts if line.startswith("put -a ")] == [True]
+    assert len(puts) == made.count - (len(arrived) - 1)
+    assert len(arrived) > 20
+    there = Path(asked[0]["wheels"])
+    assert sorted(path.name for path in there.iterdir()) == asked[0]["names"]
+    assert not asked[0]["requirements"][1:]
+    shutil.rmtree(there)
 
 
 def wrapped(folder: Path, before: str) -> str:
