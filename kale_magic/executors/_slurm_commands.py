@@ -50,6 +50,9 @@ class Slurm(Protocol):
     async def squeue(self, *, is_all: bool = False) -> list[slurm_text.Line]:
         """Return this user's jobs, or everyone's."""
 
+    async def sacct(self, names: Sequence[str]) -> list[slurm_text.Line]:
+        """Return what the site's accounting keeps of jobs of these names; empty where it can't be asked."""
+
     async def sbatch(self, path: str, environ: Mapping[str, str], after: str) -> Answer:
         """Submit a script."""
 
