@@ -18,7 +18,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 from kale_magic import config, protocol
-from kale_magic._events import EventStream
 from kale_magic._open import open_connection
 from kale_magic.errors import ManagerError, ManagerUnavailable
 
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kale_magic._connection import Connection
+    from kale_magic._events import EventStream
     from kale_magic.model.events import Event
 
 _FINAL_RUN_STATES = frozenset({"completed", "failed", "cancelled"})
@@ -298,6 +298,14 @@ class Client:
         """Close a pool when what was submitted to it has ended, or cancel that now; raises PoolError."""
         return self._ask_object(protocol.POOL_CLOSE, {"name": name, "now": is_now})
 
+    def rest(self, action: str = "look", *, url: str = "", user: str = "", token: str = "") -> dict[str, Any]:
+        """Begin (``log_in``), look at or ``forget`` the login to Slurm's REST service.
+
+        Returns url, user, until, is_over, answers and version of it; nothing if there is none. Raises UsageError and ExecutorError.
+        """
+        secret = {"url": url, "user": user, "token": token} if action == "log_in" else {}
+        return self._ask_object(protocol.REST, {"action": action, **secret})
+
     def manager(self) -> dict[str, Any]:
         """Return pid, host, version, address, started_at, runs (live ones) and rss_bytes of the manager."""
         return self._ask_object(protocol.MANAGER, {})
@@ -342,7 +350,9 @@ class Client:
 
     def events(self, since: int = 0, run: str | None = None) -> EventStream:
         """Return the changes after number ``since``, of one run or all, on a connection of their own."""
-        return EventStream(self._settings, since=since, run=run, start=self._start, timeout=self._timeout)
+        from kale_magic import _events  # few clients listen
+
+        return _events.EventStream(self._settings, since=since, run=run, start=self._start, timeout=self._timeout)
 
     def _connection(self) -> Connection:
         connection: Connection | None = getattr(self._local, "connection", None)

@@ -34,12 +34,13 @@ FREEZE = "freeze"
 POOL_OPEN = "pool_open"
 POOL_LIST = "pool_list"
 POOL_CLOSE = "pool_close"
+REST = "rest"
 QUEUE = "queue"
 MANAGER = "manager"
 SHUTDOWN = "shutdown"
 OPS = (
     SUBMIT, STATUS, RUNS, EVENTS, WHERE, FIND, CANCEL, STOP, RELEASE, HOLD, FREEZE, CONTINUE, SURVEY, FILES, QUEUE, MANAGER, SHUTDOWN,
-    POOL_OPEN, POOL_LIST, POOL_CLOSE,
+    POOL_OPEN, POOL_LIST, POOL_CLOSE, REST,
 )  # fmt: skip
 
 

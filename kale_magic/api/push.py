@@ -62,6 +62,8 @@ def push(visits: Visits, target: Target, given: Mapping[str, object]) -> Pushed:
     if target.live is not None and target.kind not in _NO_KERNEL:
         visits.push(target, given, who())
         return Pushed(names=tuple(given), is_edit=False)
+    if target.client is not None:  # its files are there, and what is here is a copy
+        raise UsageError(f"{target} {target.doing} on {target.client.host}: from here, values go into a running kernel only.", f"There: jupyter kale push {target} ...")
     if target.live is not None or target.state in {"running", "paused"}:
         _change_params(target, given)
         return Pushed(names=tuple(given), is_edit=False)

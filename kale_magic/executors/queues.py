@@ -94,6 +94,10 @@ class QueueCommands(Commands):
         except ValueError as exc:
             raise NoAnswer(f"{self._dialect.system} printed what is not understood: {exc}") from exc
 
+    async def sacct(self, names: Sequence[str]) -> list[Line]:  # noqa: ARG002
+        """Return nothing: what the queue has forgotten is not asked for elsewhere."""
+        return []
+
     async def sbatch(self, path: str, environ: Mapping[str, str], after: str) -> Answer:  # noqa: ARG002 - the manager keeps the order
         """Submit a script."""
         argv, is_input = self._dialect.submit(path)

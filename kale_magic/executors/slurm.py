@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from kale_magic.abc import Clock, Ticket
     from kale_magic.config import Settings
+    from kale_magic.executors._slurm_commands import Slurm
     from kale_magic.executors.slurm_text import Line
     from kale_magic.model.step import Step
 
@@ -53,7 +54,7 @@ class SlurmExecutor(Executor):
 
     Parameters
     ----------
-    commands : Commands
+    commands : Slurm
         How Slurm is spoken to.
     settings : Settings
         Intervals, limits, and where keys are.
@@ -65,7 +66,7 @@ class SlurmExecutor(Executor):
     can_freeze = True
     system = "Slurm"
 
-    def __init__(self, commands: Commands, settings: Settings, clock: Clock) -> None:
+    def __init__(self, commands: Slurm, settings: Settings, clock: Clock) -> None:
         self._commands = commands
         self._most_jobs = settings.slurm_max_jobs
         keys = str(settings.keys_dir)

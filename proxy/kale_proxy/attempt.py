@@ -18,6 +18,8 @@ REFUSED = 96  # exit code: another copy of this attempt has begun
 UNWRITABLE = 95  # exit code: the step's folder can't be written
 BROKEN = 98  # exit code: a fault of ours, its traceback is in raw.log
 HELD = "held"  # in the live folder while the step is held, see :mod:`kale_proxy.pause`, whose constant this is
+VISITED = "visited"  # in the live folder while somebody is connected to a kernel that stays open, see :mod:`kale_proxy.stayopen`
+RESTART = "restart"  # in the live folder when its notebook wants a fresh kernel
 FILES_READ = "files_in.json"  # path -> digest of each file of --files-in, as the step found it
 STOPPED = "stopped by the user"
 

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from kale_proxy import procs
+from kale_proxy.gpus import GpuWatch
 from kale_proxy.record import write_sample
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class Guard:
         self._checked = 0.0
         self._sampled: dict[str, float] = {}
         self._allowed = procs.cgroup_limits()
+        self._gpus = GpuWatch()
 
     def tick(self, kill: Callable[..., None], warn: Callable[[Job, str], None]) -> None:
         """Enforce limits and sample; called after every turn of the loop, does little when called often."""
@@ -74,6 +76,8 @@ class Guard:
         node = procs.node_sample() if due else {}
         if due and self._allowed:  # a container or a batch job may use less than the node has
             node["limits"] = self._allowed
+        if due and (gpus := self._gpus.look()):
+            node["gpus"] = gpus
         for leader, job in wanted.items():
             group = groups[leader]
             job.had_children = job.had_children or len(group) > 1

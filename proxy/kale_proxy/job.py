@@ -10,10 +10,10 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from kale_proxy import attempt, procs
+from kale_proxy.attempt import RESTART, VISITED
 from kale_proxy.checkpoints import ENDING
 from kale_proxy.claim import pid_start
 from kale_proxy.record import new_result, now, write_event
-from kale_proxy.stayopen import RESTART, VISITED
 from kale_proxy.values import write_atomic
 
 if TYPE_CHECKING:

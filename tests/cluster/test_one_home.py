@@ -125,6 +125,9 @@ def test_second_login_node_finds_the_manager_of_the_first_and_its_steps(home: Ho
     home.kale(hosts.login2, "pause", f"{run}/md")
     home.kale(hosts.login2, "resume", f"{run}/md")
 
+    visit = "import sys; from kale_magic import connect; from jupyter_client import BlockingKernelClient as C\nwith connect() as kale:\n    c = C(connection_file=str(kale.run(sys.argv[1])['md'].connection_file())); c.load_connection_file(); c.start_channels(); c.wait_for_ready(timeout=30)\n    c.execute_interactive('print(host, n > 0)', timeout=30); c.stop_channels()"
+    assert home.run(hosts.login2, sys.executable, "-c", visit, run).stdout == "login True\n"  # any Jupyter client, by a relay on the second
+
     second = home.run(hosts.login2, sys.executable, "-c", SUBMIT, "host = __import__('os').uname().nodename; print('from', host)").stdout.strip()
     home.kale(hosts.login2, "wait", second)
     assert home.kale(hosts.login2, "logs", f"{second}/md").stdout == "from login\n"
@@ -145,6 +148,26 @@ def test_manager_that_was_killed_on_its_login_node_is_started_there_again(home: 
     assert "has ended" in home.kale(hosts.login2, "manager", "stop").stdout
     assert home.manager() == {}
     assert json.loads(home.kale(hosts.login2, "manager", "start", "--json").stdout)["host"] == "login2"  # none elsewhere: here
+
+
+def test_steps_of_a_login_node_live_on_wherever_the_next_manager_is(home: Home, hosts: Hosts) -> None:
+    assert hosts.login2 is not None
+    run = home.run(hosts.login, sys.executable, "-c", SUBMIT, LOOP).stdout.strip()
+    assert home.kale(hosts.login, "attach", f"{run}/md", "--exec", "print(host)").stdout == "login\n"
+    home.kale(hosts.login, "manager", "stop")
+    home.kale(hosts.login2, "runs")  # the next client, on the other login node
+    assert home.manager()["host"] == "login"  # where steps run
+    assert home.kale(hosts.login2, "attach", f"{run}/md", "--exec", "print(host)").stdout == "login\n"
+    home.kale(hosts.login2, "manager", "stop")
+    (home.folder / "manager.last.json").unlink()  # as if the first login node could not be reached any more
+    home.kale(hosts.login2, "runs")
+    assert home.manager()["host"] == "login2"
+    time.sleep(2)
+    step = json.loads(home.kale(hosts.login2, "status", run, "--json").stdout)["steps"]["md"]
+    assert (step["state"], step["attempt"]) == ("running", 1)
+    (home.folder / "stop").touch()
+    step = json.loads(home.kale(hosts.login2, "wait", run, "--json").stdout)["steps"]["md"]
+    assert (step["state"], step["attempt"]) == ("completed", 1)
 
 
 def test_manager_on_a_host_that_is_gone_is_said_with_the_way_out(home: Home, hosts: Hosts) -> None:
