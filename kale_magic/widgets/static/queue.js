@@ -13,7 +13,7 @@ function render({ model, el }) {
       ? `<button data-yes="${esc(key(r))}" data-f="${esc(key(r))}" data-sure="1">Really cancel ${esc(r.label)}</button> <button data-no="1">Keep it</button>`
       : `<button data-ask="${esc(key(r))}" data-f="${esc(key(r))}" aria-label="Cancel ${esc(key(r))}">Cancel</button>`) : "";
     rows.innerHTML = shown.length ? `<table><thead><tr><th scope="col">run</th><th scope="col">step</th><th scope="col">state</th>${t.heads.map(h => `<th scope="col">${esc(h)}</th>`).join("")}<th><span class="sr">action</span></th></tr></thead><tbody>` +
-      shown.map(r => `<tr data-job="${esc(key(r))}"><td>${esc(r.run)}</td><td>${esc(r.label)}</td><td><span class="pill" data-s="${esc(r.state)}">${esc(r.state)}</span></td>${r.cells.map(c => `<td>${esc(c)}</td>`).join("")}<td>${button(r)}</td></tr>`).join("") + "</tbody></table>"
+      shown.map(r => `<tr data-job="${esc(key(r))}"><td class="s">${esc(r.run)}</td><td>${esc(r.label)}</td><td><span class="pill" data-s="${esc(r.look)}">${esc(r.state)}</span></td>${r.cells.map(c => `<td${c.length < 28 ? ' class="s"' : ""}>${esc(c)}</td>`).join("")}<td>${button(r)}</td></tr>`).join("") + "</tbody></table>"
       : `<div class="soft">${t.rows.length ? "Nothing fits the filter." : "Nothing runs and nothing waits."}</div>`;
     if (focus) one(rows, `[data-f="${CSS.escape(focus)}"]`)?.focus({ preventScroll: true });
   }
