@@ -247,6 +247,7 @@ def test_queue_has_a_tab_for_each_executor_and_each_host() -> None:
     assert [place.label("") for place in found] == ["this machine", "local", "slurm", "login"]
     assert [queue.parse_place(place.key) for place in found] == found
     assert queue.places(["local"], []) == [queue.HERE]
+    assert [place.executor for place in queue.places(["slurm"], [])] == ["", "slurm"]  # where no step has been yet
     assert queue.HERE.label("login") == "login"
 
 

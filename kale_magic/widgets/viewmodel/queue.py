@@ -46,9 +46,9 @@ def parse_place(key: str) -> Place:
 
 
 def places(executors: Iterable[str], hosts: Iterable[str]) -> list[Place]:
-    """Return the tabs: all that is here, each of its executors if there are several, and each other host."""
+    """Return the tabs: all that is here, each of its executors unless there is this machine alone, and each other host."""
     known = sorted(executors)
-    return [HERE, *(Place(executor=name) for name in known if len(known) > 1), *(Place(host=name) for name in hosts)]
+    return [HERE, *(Place(executor=name) for name in known if known != ["local"]), *(Place(host=name) for name in hosts)]
 
 
 def joined(survey: Iterable[Mapping[str, Any]], ours: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -81,6 +81,8 @@ def table(jobs: Iterable[Mapping[str, Any]], own: Sequence[str] = ()) -> dict[st
             "look": _LOOKS.get(str(job.get("state")), str(job.get("state") or "")),
             "step": str(job.get("step") or ""),
             "point": job.get("point"),
+            "executor": str(job.get("executor") or ""),
+            "job": str(job.get("native_id") or ""),
             "mine": job.get("run") in own,
             "cells": [_cell(key, job.get(key), job.get("state")) for key, _ in used],
         }
