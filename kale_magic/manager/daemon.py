@@ -114,11 +114,15 @@ class Daemon:
             _log.info("Kale %s serves at %s", __version__, settings.socket)
             await self._until_over(service, server, pools)
         finally:
+            has_runs = bool(service.runs)
             await server.close()
             await pools.close()
             await service.close()
             with contextlib.suppress(OSError):
-                settings.manager_file.unlink()
+                if has_runs:  # steps may run on this host: the next manager is best here too
+                    settings.manager_file.replace(settings.last_file)
+                else:
+                    settings.manager_file.unlink()
         _log.info("ended")
 
     async def _until_over(self, service: Service, server: Server, pools: Pools) -> None:
@@ -145,6 +149,7 @@ class Daemon:
         ) as file:
             json.dump(record, file)
         os.replace(temporary, path)
+        self._settings.last_file.unlink(missing_ok=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
