@@ -295,8 +295,8 @@ SPECS: dict[str, Spec] = {
         (Option("as", Kind.NAMES, "names to give them here", "a,b"),),
     ),
     "push": Spec(
-        "Give a step values: into a running one; of a completed one, in the place of an output, which is kept.",
-        (_STEP, Positional("x", "variables of this notebook, or x=5", is_rest=True)),
+        "Give a step values: into a running one; of a completed one, in the place of an output, or a file that it made, which is kept.",
+        (_STEP, Positional("x", "variables of this notebook, x=5, or out.csv=FILE", is_rest=True)),
     ),
     "plot": Spec(
         "Draw what a step records by metric(), or columns of a file it writes, live.",

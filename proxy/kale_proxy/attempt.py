@@ -18,6 +18,7 @@ REFUSED = 96  # exit code: another copy of this attempt has begun
 UNWRITABLE = 95  # exit code: the step's folder can't be written
 BROKEN = 98  # exit code: a fault of ours, its traceback is in raw.log
 HELD = "held"  # in the live folder while the step is held, see :mod:`kale_proxy.pause`, whose constant this is
+FILES_EDITED = "files_edited.json"  # path -> who put another file in the place of one that the step made, and its digest
 FILES_READ = "files_in.json"  # path -> digest of each file of --files-in, as the step found it
 STOPPED = "stopped by the user"
 

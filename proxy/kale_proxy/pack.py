@@ -219,7 +219,7 @@ def unpack(folder: Path) -> None:
     known = index(folder / "outputs")
     if known is None or (folder / "outputs" / INDEX).exists():
         return
-    (folder / "outputs").mkdir(mode=0o700, parents=True)
+    (folder / "outputs").mkdir(mode=0o700, parents=True, exist_ok=True)
     for name, info in known.items():
         found = value(folder / "outputs", name)
         if found is not None:
