@@ -1,13 +1,12 @@
 """Run a step in an installed kernel that is not our own: bash, R, Julia, Python of another environment.
 
 Two processes: this one starts the kernel by its kernelspec, talks to it as a client, journals and
-records what it publishes; the kernel is its child. Values cross for Python kernels only.
+records what it publishes; the kernel is its child. How values cross is in :mod:`kale_proxy.languages`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import inspect
 import json
 import os
 import resource
@@ -19,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kale_proxy import attempt, claim, values
+from kale_proxy import attempt, claim, languages, shellrun, values
 from kale_proxy.agent_visit import has_subshells
 from kale_proxy.gate import Gate
 from kale_proxy.journal import JournalWriter
@@ -179,8 +178,8 @@ class KernelRun:
             return self._result("failed", f"--params and --inputs can't be given to a {self.language} kernel yet: use --env and --files-in")
         if prelude:
             reply = self._execute(prelude, is_silent=True)
-            if reply["status"] != "ok":
-                return self._result("failed", f"step `{spec.step}` could not get its inputs: {reply.get('evalue', '')}", error=_error(reply))
+            if said := languages.failure(spec) or (reply["status"] != "ok" and (reply.get("evalue") or reply.get("ename") or "it failed")):
+                return self._result("failed", f"step `{spec.step}` could not get its inputs: {said}", error=_error(reply))
         if spec.is_gate and (failure := self._wait_at_gate()) is not None:
             return failure
         reply = self._execute(spec.code, msg_id=f"{CELL_PREFIX}step-{spec.uuid}")
@@ -203,7 +202,7 @@ class KernelRun:
         if not decided:
             return None
         given = replace(self.spec, params=decided, inputs=())
-        code = _python_prelude(given) if self.language == "python" else self._assignments(given)
+        code = languages.assignments(self.language, given.params)
         if code is None:
             return self._result("failed", f"what was decided can't be set in a {self.language} kernel: go on without --set")
         reply = self._execute(code, is_silent=True)
@@ -224,30 +223,21 @@ class KernelRun:
 
     def _prelude(self) -> str | None:
         """Return code in the kernel's language that sets parameters and inputs; None where we know no way."""
-        spec = self.spec
-        if self.language == "python":
-            return _python_prelude(spec) if spec.params or spec.inputs else ""
-        if spec.inputs or (spec.params and self.language.lower() not in _ASSIGN):
-            return None
-        return self._assignments(spec) or ""
-
-    def _assignments(self, spec: JobSpec) -> str | None:
-        assign = _ASSIGN.get(self.language.lower())
-        return "\n".join(assign(name, value) for name, value in spec.parameters().items()) if assign else None
+        return languages.prelude(self.language, self.spec)
 
     def _collect(self) -> dict[str, dict[str, Any]]:
-        if self.language != "python":
-            raise values.ValueFileError(f"values can't be taken from a {self.language} kernel: use --files-out")
-        folder = str(self.folder / "outputs")
-        reply = self._execute(
-            f"{_VALUES}\nfrom pathlib import Path as _p\n"
-            f"_kale_values.save_all({{_n: globals()[_n] for _n in {list(self.spec.outputs)!r}}}, _p({folder!r}))\ndel _p, _kale_values",
-            is_silent=True,
-        )
+        """Have the kernel leave its outputs in files, and return their index; raises ValueFileError."""
+        code = languages.collecting(self.language, self.spec)
+        folder = self.folder / "outputs"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        reply = self._execute(code, is_silent=True)
+        if said := languages.failure(self.spec):
+            raise values.ValueFileError(said)
         if reply["status"] != "ok":
-            words = f"it never assigned the output {reply.get('evalue')}" if reply.get("ename") == "KeyError" else reply.get("evalue")
-            raise values.ValueFileError(str(words))
-        return values.read_index(self.folder / "outputs")
+            said = str(reply.get("evalue") or reply.get("ename") or "")
+            words = f"it never assigned the output {said}" if reply.get("ename") == "KeyError" else said.removeprefix("Error: ").strip()
+            raise values.ValueFileError(words)
+        return values.read_index(folder) if self.language == "python" else shellrun.collect(self.spec)
 
     # -- the kernel's channels -------------------------------------------------------------------
     def _execute(self, code: str, *, msg_id: str = "", is_silent: bool = False) -> dict[str, Any]:
@@ -375,45 +365,3 @@ class KernelRun:
 
 def _error(reply: dict[str, Any]) -> dict[str, Any]:
     return {key: reply.get(key) for key in ("ename", "evalue", "traceback")}
-
-
-# The values module travels as source: the kernel's environment need not have this package.
-_VALUES = (
-    "import sys as _s, types as _t\n"
-    "_kale_values = _t.ModuleType('_kale_values'); _s.modules['_kale_values'] = _kale_values\n"
-    f"exec(compile({inspect.getsource(values)!r}, '<kale values>', 'exec'), _kale_values.__dict__)\ndel _s, _t"
-)
-
-
-def _python_prelude(spec: JobSpec) -> str:
-    lines = [f"{name} = {text}" for name, text in spec.params.items()]
-    if spec.inputs:
-        lines += [_VALUES, "from pathlib import Path as _p"]
-    for item in spec.inputs:
-        paths = [str(values.file_of(Path(folder), item.output, Path(spec.folder) / "inputs")) for folder in item.folders]
-        loads = [f"_kale_values.load_file(_p({path!r}), {item.output!r})" for path in paths]
-        lines.append(f"{item.name} = [{', '.join(loads)}]" if item.gather else f"{item.name} = {loads[0]}")
-        if item.gather:
-            lines.append(f"{item.name}_params = [{', '.join(item.gather_params)}]")
-    if spec.inputs:
-        lines.append("del _p, _kale_values")
-    return "\n".join(lines)
-
-
-def _quoted(value: object) -> str:
-    if isinstance(value, bool) or value is None:
-        raise values.ValueFileError("true, false and none differ between languages: give them as text")
-    return json.dumps(value)
-
-
-def _shell_word(value: object) -> str:
-    import shlex
-
-    return shlex.quote(value if isinstance(value, str) else json.dumps(value) if isinstance(value, (list, dict)) else str(value))
-
-
-_ASSIGN = {
-    "bash": lambda name, value: f"{name}={_shell_word(value)}",
-    "r": lambda name, value: f"{name} <- {_quoted(value)}",
-    "julia": lambda name, value: f"{name} = {_quoted(value)}",
-}
