@@ -12,7 +12,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 VENV := .venv
 BENCH := .venv-bench
 BIN := $(VENV)/bin
-DEPS := chromium openssh-server openssh-client iproute2 slurmctld slurmd slurm-client munge slurm-wlm-basic-plugins libpam-oath r-base-core r-cran-irkernel
+DEPS := chromium openssh-server openssh-client iproute2 slurmctld slurmd slurm-client munge slurm-wlm-basic-plugins slurm-wlm-jwt-plugin slurmrestd libpam-oath charliecloud squashfs-tools r-base-core r-cran-irkernel
 PYTEST_ARGS ?= -n 2 --dist loadfile
 BENCH_ARGS ?=
 
@@ -59,5 +59,5 @@ $(VENV)/.installed: pyproject.toml
 
 $(BENCH)/.installed: Makefile
 	$(call make_venv,$(BENCH))
-	$(BENCH)/bin/python -m pip install --disable-pip-version-check papermill ipykernel snakemake
+	$(BENCH)/bin/python -m pip install --disable-pip-version-check papermill ipykernel snakemake sshpyk
 	@touch $@

@@ -27,6 +27,8 @@ class Connection:
         Longest wait for the connection and the greeting, in seconds.
     stream : socket.socket, optional
         Connected already, by way of another host.
+    host : str
+        The login host that is meant, for messages.
 
     Raises
     ------
@@ -36,15 +38,16 @@ class Connection:
         The manager is of another version.
     """
 
-    def __init__(self, address: Path, timeout: float, stream: socket.socket | None = None) -> None:
+    def __init__(self, address: Path, timeout: float, stream: socket.socket | None = None, host: str = "") -> None:
         self._buffer = bytearray()
         self._socket = stream or socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         self._number = 0
+        self.login = ""  # the name by which ssh reached the manager's host, where that has our home
         try:
             self._socket.settimeout(timeout)
             if stream is None:
                 self._socket.connect(os.fspath(address))
-            self.hello = protocol.read_hello(self.read(timeout), version=__version__)
+            self.hello = protocol.read_hello(self.read(timeout), version=__version__, host=host)
         except OSError as exc:
             self.close()
             raise ManagerUnavailable(f"No manager answers at {address} ({exc.strerror or exc}).") from exc

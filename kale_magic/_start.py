@@ -10,7 +10,6 @@ import contextlib
 import fcntl
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import kale_proxy
+from kale_magic._batchjob import current
+from kale_magic._sibling import elsewhere
 from kale_magic.config import VARIABLES
 from kale_magic.errors import ManagerUnavailable
 from kale_magic.model.environment import clean_environment
@@ -30,27 +31,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _RETRY_S = 0.01
-
-
-def explain_absence(settings: Settings) -> None:
-    """Raise if the manager that does not answer here is alive on another host.
-
-    Raises
-    ------
-    ManagerUnavailable
-        It is; the message names the host.
-    """
-    try:
-        record = json.loads(settings.manager_file.read_text())
-        host = str(record["host"])
-    except (OSError, ValueError, TypeError, KeyError):
-        return
-    if host != socket.gethostname():
-        raise ManagerUnavailable(
-            f"Your manager runs on {host} (pid {record.get('pid', '?')}), not on {socket.gethostname()}.",
-            f"Work on {host}, or end it there with: jupyter kale manager stop. "
-            f"If {host} is gone for good, remove {settings.state_dir}/manager.json and manager.lock.*",
-        )
+_OF_THE_HOST = frozenset({"SLURM_CONF", "CUDA_VISIBLE_DEVICES"})  # of a job's node, which is the manager's too; not for its steps
 
 
 def start_manager(settings: Settings, connect: Callable[[float], T], *, timeout: float) -> T:
@@ -73,7 +54,8 @@ def start_manager(settings: Settings, connect: Callable[[float], T], *, timeout:
             with contextlib.suppress(ManagerUnavailable, EOFError):
                 return connect(max(deadline - time.monotonic(), _RETRY_S))
             time.sleep(_RETRY_S)
-            explain_absence(settings)
+            if (record := elsewhere(settings)) is not None:  # another host's was quicker
+                raise ManagerUnavailable(f"Your manager has just been started on {record['host']}.", "Ask again.")
     said = _last_line(settings, mark)
     raise ManagerUnavailable(
         f"The manager could not be started{': ' + said if said else f' within {timeout:g} s'}.",
@@ -84,10 +66,12 @@ def start_manager(settings: Settings, connect: Callable[[float], T], *, timeout:
 def _launch(settings: Settings, deadline: float) -> int:
     """Run the daemon, which detaches at once and says its pid; raises ManagerUnavailable."""
     environ, _ = clean_environment(os.environ)
-    environ |= {name: value for name, value in os.environ.items() if name in VARIABLES}
+    environ |= {name: value for name, value in os.environ.items() if name in VARIABLES or name in _OF_THE_HOST}
     if extra := _import_folders():
         environ["PYTHONPATH"] = os.pathsep.join([*filter(None, [environ.get("PYTHONPATH")]), *extra])
     command = [sys.executable, "-m", "kale_magic.manager.daemon", "--detach"]
+    if (job := current(os.environ)) is not None:
+        command += ["--job", json.dumps(job.to_words())]
     log = os.open(settings.log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         done = subprocess.run(

@@ -82,11 +82,16 @@ class Client:
         return self._settings.host
 
     @property
+    def login(self) -> str:
+        """The name by which ssh reaches the manager's host; empty if that is this one."""
+        return self.host or self._connection().login
+
+    @property
     def _far(self) -> dict[str, Any]:
-        return {"reach": True} if self.host else {}
+        return {"reach": True} if self.login else {}
 
     def _with_login(self, found: dict[str, Any]) -> dict[str, Any]:
-        return found | {"login": self.host} if self.host else found
+        return found | {"login": self.login} if self.login else found
 
     def close(self) -> None:
         """Close this thread's connection; the next call opens another."""
@@ -292,6 +297,14 @@ class Client:
     def close_pool(self, name: str, *, is_now: bool = False) -> dict[str, Any]:
         """Close a pool when what was submitted to it has ended, or cancel that now; raises PoolError."""
         return self._ask_object(protocol.POOL_CLOSE, {"name": name, "now": is_now})
+
+    def rest(self, action: str = "look", *, url: str = "", user: str = "", token: str = "") -> dict[str, Any]:
+        """Begin (``log_in``), look at or ``forget`` the login to Slurm's REST service.
+
+        Returns url, user, until, is_over, answers and version of it; nothing if there is none. Raises UsageError and ExecutorError.
+        """
+        secret = {"url": url, "user": user, "token": token} if action == "log_in" else {}
+        return self._ask_object(protocol.REST, {"action": action, **secret})
 
     def manager(self) -> dict[str, Any]:
         """Return pid, host, version, address, started_at, runs (live ones) and rss_bytes of the manager."""

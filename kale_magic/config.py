@@ -7,6 +7,7 @@ then environment variables. Used by the manager and by the client that starts it
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,14 +21,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HostSettings:
-    """What is to be known of a login host: a Python there that has Kale, its KALE_HOME, and the folder for workflows.
+    """What is to be known of a login host: a Python there, with Kale or to make an environment of, its KALE_HOME, the folders for workflows and environments.
 
-    Empty: as a login finds it, and ``~/kale``.
+    Empty: as a login finds it, ``~/kale`` and ``~/.local/share/kale``.
     """
 
     python: str = ""
     home: str = ""
     folder: str = ""
+    venvs: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,10 +40,12 @@ class Settings:
     can be replayed; ``cpus``, ``memory_bytes`` and ``gpus`` limit what the local executor gives out (None: all
     that the machine lets us use). ``host`` is the login host whose manager is meant, empty for this machine's;
     ``hosts`` what is known of such hosts, by name; ``open_template`` the notebook that ``%kale_open`` begins with
-    (None: Kale's own). ``slurm_poll_s`` is how often Slurm's queue is looked at when things happen there,
+    (None: Kale's own). ``manager_host`` is the login host, of this same home, on which the manager is started (empty: where the
+    client is). ``slurm_poll_s`` is how often Slurm's queue is looked at when things happen there,
     ``slurm_grace_s`` how long a job must be missing from it to count as gone, ``slurm_max_jobs`` how many jobs are
     in it at most at once, ``slurm_command_s`` how long one of Slurm's commands may take; ``slurm_listen`` whether
-    kernels of its jobs listen on TCP too, by CURVE.
+    kernels of its jobs listen on TCP too, by CURVE. ``container_runtime`` is the program that runs containers (empty:
+    what there is on the node), ``container_bind`` are folders that all of them see.
     """
 
     state_dir: Path
@@ -54,11 +58,19 @@ class Settings:
     host: str = ""
     hosts: Mapping[str, HostSettings] = field(default_factory=dict)
     open_template: Path | None = None
+    manager_host: str = ""
     slurm_poll_s: float = 1.0
     slurm_grace_s: float = 60.0
     slurm_max_jobs: int = 1000
     slurm_command_s: float = 60.0
     slurm_listen: bool = False
+    container_runtime: str = ""
+    container_bind: tuple[str, ...] = ()
+
+    @property
+    def there(self) -> HostSettings:
+        """What is known of the host whose manager is meant."""
+        return self.hosts.get(self.host) or HostSettings()
 
     @property
     def database(self) -> Path:
@@ -91,8 +103,9 @@ class Settings:
         return self.socket_dir / "w"
 
 
-# Each row: section and key of config.toml, variable, field, type (None: an amount of memory; str: a file; bool: yes or no)
+# Each row: section and key of config.toml, variable, field, type (None: an amount of memory; bool: yes or no; else what :func:`_taken` knows)
 _KEYS = (
+    ("manager", "host", "KALE_MANAGER_HOST", "manager_host", "host"),
     ("manager", "idle_stop_s", "KALE_IDLE_S", "idle_stop_s", float),
     ("manager", "keep_events", "KALE_KEEP_EVENTS", "keep_events", int),
     ("local", "cpus", "KALE_CPUS", "cpus", int),
@@ -103,10 +116,13 @@ _KEYS = (
     ("slurm", "max_jobs", "KALE_SLURM_MAX_JOBS", "slurm_max_jobs", int),
     ("slurm", "command_s", "KALE_SLURM_COMMAND_S", "slurm_command_s", float),
     ("slurm", "listen", "KALE_SLURM_LISTEN", "slurm_listen", bool),
+    ("container", "runtime", "KALE_CONTAINER_RUNTIME", "container_runtime", "runtime"),
+    ("container", "bind", "KALE_CONTAINER_BIND", "container_bind", "folders"),
     ("open", "template", "KALE_OPEN_TEMPLATE", "open_template", str),
 )
 
 
+_HOST = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.@:+-]{0,252})?")
 _WORDS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False, "": False}
 VARIABLES = frozenset(variable for _, _, variable, _, _ in _KEYS)
 
@@ -133,7 +149,7 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         if variable in environ:
             raw, source = environ[variable], variable
         if raw is not None:
-            values[name] = _file(raw, path.parent, source) if kind is str else _value(raw, kind, source)
+            values[name] = _taken(raw, kind, path.parent, source)
     values["hosts"] = _hosts(table.pop("hosts", {}), path)
     for section, rest in table.items():
         known = sorted(key for part, key, *_ in _KEYS if part == section)
@@ -151,7 +167,7 @@ def _hosts(table: dict[str, Any], path: Path) -> dict[str, HostSettings]:
         try:
             found[name] = HostSettings(**{key: str(value) for key, value in words.items()})
         except (TypeError, AttributeError) as exc:
-            raise ConfigError(f"{path}: hosts.{name} has what is no setting.", "Known in [hosts.NAME]: python, home, folder.") from exc
+            raise ConfigError(f"{path}: hosts.{name} has what is no setting.", "Known in [hosts.NAME]: python, home, folder, venvs.") from exc
     return found
 
 
@@ -171,10 +187,40 @@ def _read(path: Path) -> dict[str, Any]:
     return {section: dict(part) if isinstance(part, dict) else {section: part} for section, part in table.items()}
 
 
+def _taken(raw: object, kind: type | str | None, folder: Path, source: str) -> object:
+    """Return the value of a setting: of a number's type, None for an amount of memory, str for a file, or a kind that has a name."""
+    named = {"runtime": _runtime, "folders": _folders, "host": _host}
+    if isinstance(kind, str):
+        return named[kind](raw, source)
+    return _file(raw, folder, source) if kind is str else _value(raw, kind, source)
+
+
+def _runtime(raw: object, source: str) -> str:
+    from kale_proxy.container import RUNTIMES
+
+    if raw not in RUNTIMES:
+        raise ConfigError(f"{source} = {raw!r} is no container runtime.", f"There is: {', '.join(RUNTIMES)}.")
+    return str(raw)
+
+
+def _folders(raw: object, source: str) -> tuple[str, ...]:
+    """Read a list of folders, or as a variable has it with colons between them."""
+    items = raw.split(":") if isinstance(raw, str) else raw
+    if not isinstance(items, list) or not all(isinstance(item, str) and item.startswith("/") for item in items):
+        raise ConfigError(f"{source} = {raw!r} is no list of folders.", 'Write bind = ["/scratch", "/data"].')
+    return tuple(items)
+
+
 def _file(raw: object, folder: Path, source: str) -> Path:
     if not isinstance(raw, str) or not raw:
         raise ConfigError(f"{source} = {raw!r} is no file.", "Give its path in quotes; a relative one begins at the state folder.")
     return folder / os.path.expanduser(raw)
+
+
+def _host(raw: object, source: str) -> str:
+    if not isinstance(raw, str) or not _HOST.fullmatch(raw):
+        raise ConfigError(f"{source} = {raw!r} is no name of a host.", "Give a Host of your ssh configuration, in quotes.")
+    return raw
 
 
 def _value(raw: object, kind: type | None, source: str) -> object:

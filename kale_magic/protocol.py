@@ -34,12 +34,13 @@ FREEZE = "freeze"
 POOL_OPEN = "pool_open"
 POOL_LIST = "pool_list"
 POOL_CLOSE = "pool_close"
+REST = "rest"
 QUEUE = "queue"
 MANAGER = "manager"
 SHUTDOWN = "shutdown"
 OPS = (
     SUBMIT, STATUS, RUNS, EVENTS, WHERE, FIND, CANCEL, STOP, RELEASE, HOLD, FREEZE, CONTINUE, SURVEY, FILES, QUEUE, MANAGER, SHUTDOWN,
-    POOL_OPEN, POOL_LIST, POOL_CLOSE,
+    POOL_OPEN, POOL_LIST, POOL_CLOSE, REST,
 )  # fmt: skip
 
 
@@ -58,8 +59,15 @@ class Hello:
         return {"hello": asdict(self)}
 
 
-def read_hello(message: dict[str, Any], *, version: str) -> Hello:
-    """Check the first line of a connection; ``version`` is the client's own, for the message.
+def one_version(host: str = "") -> str:
+    """Return what to do so that the manager, of a login host if one is given, is of this version."""
+    if host:
+        return f"To have one version: jupyter kale doctor --host {host} --install, then jupyter kale manager stop --host {host}. Jobs go on."
+    return "Stop it with: jupyter kale manager stop. Jobs go on, and the next command starts a manager of this version."
+
+
+def read_hello(message: dict[str, Any], *, version: str, host: str = "") -> Hello:
+    """Check the first line of a connection; ``version`` is the client's own and ``host`` the manager's, for the message.
 
     Raises
     ------
@@ -75,7 +83,7 @@ def read_hello(message: dict[str, Any], *, version: str) -> Hello:
         raise ProtocolVersionError(
             f"The running manager is Kale {hello.get('version', '?')} (protocol {hello['protocol']}), "
             f"this is Kale {version} (protocol {PROTOCOL_VERSION}).",
-            "Stop it with: jupyter kale manager stop. Jobs go on, and the next command starts a manager of this version.",
+            one_version(host),
         )
     return Hello(
         int(hello["protocol"]),

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 # A skip in these fails the run when KALE_NO_SKIP=1 (.ci/run sets it as root, where everything can be installed).
-_NEVER_SKIPPED = ("slurm", "ssh", "browser", "r")
+_NEVER_SKIPPED = ("slurm", "ssh", "browser", "r", "containers")
 _ENDS_WITHIN_S = 10.0
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kale_magic.errors import UsageError
-from kale_proxy import inside, pack, values
+from kale_proxy import checkpoints, pack, values
 from kale_proxy.attempt import FILES_EDITED
 from kale_proxy.record import RESULT, now
 
@@ -67,7 +67,7 @@ def replace_files(target: Target, home: Path, given: Mapping[str, str | Path], b
             values.write_atomic(folder / FILES_EDITED, json.dumps(edited, indent=1).encode(), is_durable=True)
         except OSError as exc:
             raise UsageError(f"{place} can't be replaced: {exc.strerror or exc}.") from exc
-    inside.record_event(str(folder), "edited", by=by, names=list(given))
+    checkpoints.record_event(str(folder), "edited", by=by, names=list(given))
 
 
 def edited_files(folder: Path) -> dict[str, dict[str, Any]]:

@@ -13,7 +13,7 @@ import re
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from kale_magic.errors import UsageError
 from kale_proxy.places import private_dir
@@ -33,13 +33,24 @@ SMALL = ("*", "*/*.json")  # of a step's folder: all but the values it left
 _seen: dict[tuple[str, str, tuple[str, ...]], float] = {}
 
 
-def upload(client: Client, folder: str, files: Mapping[str, Path]) -> int:
+class Place(Protocol):
+    """A host that tells which files it has."""
+
+    @property
+    def host(self) -> str:
+        """A Host of the user's ssh."""
+
+    def files(self, folder: str, patterns: Iterable[str], *, makes: bool = False) -> dict[str, dict[str, Any]]:
+        """As :meth:`kale_magic.client.Client.files`."""
+
+
+def upload(client: Place, folder: str, files: Mapping[str, Path]) -> int:
     """Bring files into a folder of the host; return how many bytes had to go.
 
     Parameters
     ----------
-    client : Client
-        Of the host's manager.
+    client : Place
+        The host, or its manager.
     folder : str
         Absolute, made if it is missing.
     files : mapping of str to Path
@@ -66,7 +77,7 @@ def upload(client: Client, folder: str, files: Mapping[str, Path]) -> int:
     wrong = [name for name, (_, digest) in due.items() if arrived.get(parts[name], {}).get("digest") != digest]
     if wrong:  # a part of something else: away with it, so that the next time it begins anew
         _sftp(client.host, [f"-rm {_quoted(f'{folder}/{parts[name]}')}" for name in wrong])
-        raise UsageError(f"{wrong[0]} did not arrive whole on {client.host}.", "Submit again.")
+        raise UsageError(f"{wrong[0]} did not arrive whole on {client.host}.", "Ask again.")
     _sftp(client.host, [f"rename {_quoted(f'{folder}/{parts[name]}')} {_quoted(f'{folder}/{name}')}" for name in due])
     return sum(path.stat().st_size for path, _ in due.values())
 

@@ -18,7 +18,7 @@ from kale_magic.api.edits import BEFORE, replace_files
 from kale_magic.api.files import require_own
 from kale_magic.errors import UsageError
 from kale_magic.model.literals import from_literal
-from kale_proxy import inside, pack, values
+from kale_proxy import checkpoints, inside, pack, values
 from kale_proxy.record import now
 
 if TYPE_CHECKING:
@@ -70,6 +70,8 @@ def push(visits: Visits, target: Target, given: Mapping[str, object], files: Map
     if target.live is not None and target.kind not in _NO_KERNEL:
         visits.push(target, given, who())
         return Pushed(names=tuple(given), is_edit=False)
+    if target.client is not None:  # its files are there, and what is here is a copy
+        raise UsageError(f"{target} {target.doing} on {target.client.host}: from here, values go into a running kernel only.", f"There: jupyter kale push {target} ...")
     if target.live is not None or target.state in {"running", "paused"}:
         _change_params(target, given)
         return Pushed(names=tuple(given), is_edit=False)
@@ -123,7 +125,7 @@ def _replace_outputs(target: Target, given: Mapping[str, object]) -> None:
         index[name] = {**info, "edited": {"by": who(), "at": now(), "old": f"{BEFORE}/{kept.name}"}}
         values.write_atomic(folder / values.INDEX, json.dumps(index, indent=1).encode(), is_durable=True)
     (folder / "new").rmdir()
-    inside.record_event(str(target.files), "edited", by=who(), names=list(given))
+    checkpoints.record_event(str(target.files), "edited", by=who(), names=list(given))
 
 
 def _new_folder(folder: Path, name: str) -> Path:

@@ -71,6 +71,7 @@ def make_step(name: str, source: str, options: Mapping[str, Any], common: Iterab
         reuse_kernel=bool(given.pop("reuse_kernel", False)),
         hold_s=_seconds(given.pop("hold", None)),
         hold_on_failure_s=_seconds(given.pop("hold_on_failure", None)),
+        warn_s=_seconds(given.pop("warn", None)),
         executor=given.pop("executor", None),
         resources=_resources(given),
         **lists,

@@ -313,14 +313,20 @@ def _add_care_commands(commands: Any) -> None:
         description="The process that keeps track of your runs.",
     )
     parts = manager.add_subparsers(dest="part", metavar="COMMAND", title="commands", required=True)
-    _add(parts, "start", "care:start", "start the manager, if none runs", json=True)
-    _add(parts, "stop", "care:stop", "end the manager; jobs go on, and the next command starts one")
-    _add(parts, "status", "care:manager_status", "say whether it runs, and where", json=True)
+    _add_host(_add(parts, "start", "care:start", "start the manager, if none runs", json=True))
+    _add_host(_add(parts, "stop", "care:stop", "end the manager; jobs go on, and the next command starts one"))
+    _add_host(_add(parts, "status", "care:manager_status", "say whether it runs, and where", json=True))
     logs = _add(parts, "logs", "care:manager_logs", "print what it wrote to its log")
     logs.add_argument("--tail", metavar="N", type=count, help="the last N lines only")
     doctor = _add(commands, "doctor", "doctor:doctor", "check every part and say what to mend", json=True)
     _add_host(doctor)
     doctor.add_argument("--executor", metavar="E", help="run a job of one line there, and see it through: slurm")
+    doctor.add_argument(
+        "--install",
+        metavar="PACKAGE",
+        nargs="*",
+        help="make a Python environment with Kale on the host, of what this machine brings along, and these packages: numpy 'scipy>=1.14'",
+    )
     gc = _add(commands, "gc", "gc:collect", "remove the folders of old runs in or below this folder", json=True)
     gc.add_argument(
         "--older-than",

@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,12 +25,12 @@ if TYPE_CHECKING:
 _ENDS_WITHIN_S = 15.0
 
 
-def start(_: argparse.Namespace, console: Console) -> int:
+def start(arguments: argparse.Namespace, console: Console) -> int:
     """Start the manager, if none runs."""
     try:
-        client, did = Client.connect(start=False), "runs already"
+        client, did = Client.connect(host=arguments.host, start=False), "runs already"
     except ManagerUnavailable:
-        client, did = Client.connect(), "has been started"
+        client, did = Client.connect(host=arguments.host), "has been started"
     with client:
         found = client.manager()
     if console.is_json:
@@ -38,13 +39,19 @@ def start(_: argparse.Namespace, console: Console) -> int:
     return Exit.OK
 
 
-def stop(_: argparse.Namespace, console: Console) -> int:
+def stop(arguments: argparse.Namespace, console: Console) -> int:
     """End the manager, also one of another version; its jobs go on."""
+    if arguments.host:
+        from kale_magic._remote import run_there
+
+        console.say(run_there(replace(config.load(), host=arguments.host), ["manager", "stop"]).strip())
+        return Exit.OK
     try:
         with Client.connect(start=False) as client:
-            pid = client.hello.pid
+            pid, is_here = client.hello.pid, not client.login
             client.shutdown()
-            _wait_until_gone(pid)  # so that `manager start` right after it meets no half-ended one
+            if is_here:
+                _wait_until_gone(pid)  # so that `manager start` right after it meets no half-ended one
     except ProtocolVersionError:
         pid = _end_by_signal()
     except ManagerUnavailable:
@@ -56,11 +63,11 @@ def stop(_: argparse.Namespace, console: Console) -> int:
     return Exit.OK
 
 
-def manager_status(_: argparse.Namespace, console: Console) -> int:
+def manager_status(arguments: argparse.Namespace, console: Console) -> int:
     """Say whether the manager runs, and where; starts none."""
     from kale_magic.render.text import format_bytes
 
-    with Client.connect(start=False) as client:
+    with Client.connect(host=arguments.host, start=False) as client:
         found = client.manager()
     if console.is_json:
         console.data(manager_object(found))
@@ -68,7 +75,7 @@ def manager_status(_: argparse.Namespace, console: Console) -> int:
     rows = [
         *manager_object(found).items(),
         ("memory", format_bytes(found.get("rss_bytes") or 0)),
-        ("log", config.load().log_file),
+        *([] if arguments.host else [("log", config.load().log_file)]),
     ]
     for name, value in rows:
         shown = ", ".join(map(str, value)) or "none live" if isinstance(value, list) else value

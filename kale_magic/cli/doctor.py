@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import shutil
 import socket
@@ -13,13 +14,14 @@ import time
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kale_magic import config
+from kale_magic._batchjob import BatchJob
 from kale_magic.cli.exits import Exit, sentence
 from kale_magic.cli.finding import Finding
 from kale_magic.client import Client
-from kale_magic.errors import KaleError
+from kale_magic.errors import KaleError, UsageError
 from kale_proxy.places import SUN_PATH_BYTES
 from kale_proxy.wire import AgentGone
 
@@ -38,14 +40,17 @@ _PROBE = "import time\nbegun = time.time()\n"
 
 def doctor(arguments: argparse.Namespace, console: Console) -> int:
     """Check everything, or the way to a host; exit code 1 if something is wrong."""
-    from kale_magic.cli import doctor_executor, doctor_ways
+    from kale_magic.cli import doctor_executor, doctor_install, doctor_ways
 
     signs = {"ok": "ok     ", "warning": "warning", "wrong": "WRONG  "}
     findings: list[Finding] = []
     checks: tuple[Callable[[], Iterator[Finding]], ...]
     checks = (_python, _packages, _state_folder, _socket_folder, _manager, _local, _kernel, doctor_ways.transports)
+    if arguments.install is not None and not arguments.host:
+        raise UsageError("--install makes an environment on another host.", "Say on which: --host H")
     if arguments.host:
-        checks = (doctor_ways.transports, functools.partial(doctor_ways.host, arguments.host))
+        install = () if arguments.install is None else (functools.partial(doctor_install.install, arguments.host, arguments.install, console.note),)
+        checks = (doctor_ways.transports, functools.partial(doctor_ways.login, arguments.host), *install, functools.partial(doctor_ways.host, arguments.host))
     if arguments.executor and arguments.executor != "local":
         checks = (*checks, functools.partial(doctor_executor.executor, arguments.executor, arguments.host))
     for check in checks:
@@ -63,7 +68,8 @@ def doctor(arguments: argparse.Namespace, console: Console) -> int:
 
 def _caught(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
     """Yield what a check finds; an error that ends it is a finding too."""
-    part = getattr(check, "__name__", "host").strip("_").replace("_", " ")
+    named = check.func if isinstance(check, functools.partial) else check
+    part = named.__name__.strip("_").replace("_", " ")
     try:
         yield from check()
     except KaleError as exc:
@@ -158,9 +164,25 @@ def _manager() -> Iterator[Finding]:
         found = client.manager()
         took = time.perf_counter() - begun
     live = len(found["runs"]) if isinstance(found["runs"], list) else found["runs"]
+    job = BatchJob.from_words(_manager_record().get("job"))
+    if job is not None:
+        yield Finding(
+            "manager",
+            "warning",
+            f"is in {job} on {found['host']} and ends with it",
+            f'For a login host: [manager] host = "LOGIN" in {config.load().state_dir / "config.toml"}, then jupyter kale manager stop',
+        )
     yield Finding(
         "manager", "ok", f"pid {found['pid']} on {found['host']}, answers in {took * 1e3:.1f} ms, live runs: {live}"
     )
+
+
+def _manager_record() -> dict[str, Any]:
+    try:
+        found = json.loads(config.load().manager_file.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _local() -> Iterator[Finding]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import shlex
 import shutil
 import tempfile
 import time
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _WAIT_S = 120.0
+_REMOVE_S = 30.0
 _PROBE = "import os, sys\nnode, version = os.uname().nodename, '.'.join(map(str, sys.version_info[:3]))\n"
 
 
@@ -26,9 +29,11 @@ def executor(name: str, host: str) -> Iterator[Finding]:
     from kale_magic.model.workflow import Workflow
 
     folder = Path(tempfile.mkdtemp(prefix="kale-doctor-", dir=config.load().state_dir))
+    there = ""
     workflow = Workflow(name="doctor", steps={"look": Step(name="look", code=_PROBE, outputs=("node", "version"))})
     try:
         with Client.connect(host=host) as client:
+            there = client.folder_there(folder)
             begun = time.monotonic()
             mine = client.survey(name)
             yield Finding(f"{name} queue", "ok", f"answers in {(time.monotonic() - begun) * 1e3:.0f} ms; your jobs there: {len(mine)}")
@@ -36,6 +41,17 @@ def executor(name: str, host: str) -> Iterator[Finding]:
             yield _see_through(client, run.name, name)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        if host and there:
+            _remove_there(host, there)
+
+
+def _remove_there(host: str, folder: str) -> None:
+    """Remove the probe's folder on a host; a host that is out of reach by now keeps it."""
+    from kale_proxy.tunnel.dialer import default
+    from kale_proxy.tunnel.errors import TunnelError
+
+    with contextlib.suppress(TunnelError):
+        default().output(host, shlex.join(["rm", "-rf", "--", folder]), time.monotonic() + _REMOVE_S)
 
 
 def _see_through(client: Client, run: str, name: str) -> Finding:

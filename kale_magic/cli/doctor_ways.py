@@ -9,6 +9,7 @@ import time
 from importlib import metadata
 from typing import TYPE_CHECKING
 
+from kale_magic import protocol
 from kale_magic.cli.finding import Finding
 from kale_magic.client import Client
 from kale_magic.version import __version__
@@ -41,10 +42,10 @@ def transports() -> Iterator[Finding]:
         yield Finding("transports", "ok", ", ".join(found))
 
 
-def host(name: str) -> Iterator[Finding]:
-    """Go to a login host: log in, find its manager, exchange words with it."""
+def login(name: str) -> Iterator[Finding]:
+    """Log in to a host."""
     dialer = default()
-    route = Route(socket="", login=name)
+    Route(socket="", login=name)  # refuses what is no name
     if dialer.ssh is not None:
         had_master = dialer.ssh.has_master(Target(name))
         begun = time.monotonic()
@@ -52,6 +53,12 @@ def host(name: str) -> Iterator[Finding]:
         took = time.monotonic() - begun
         how = "over a connection that was open" if had_master else "a login, kept open for the next ones"
         yield Finding("ssh", "ok", f"{name} answers after {took * 1e3:.0f} ms: {how}")
+
+
+def host(name: str) -> Iterator[Finding]:
+    """Find a login host's manager, and exchange words with it."""
+    dialer = default()
+    route = Route(socket="", login=name)
     with Client.connect(host=name) as client:
         times = []
         for _ in range(_ROUND_TRIPS):
@@ -61,7 +68,7 @@ def host(name: str) -> Iterator[Finding]:
         yield Finding(
             "manager there", "ok" if about["version"] == __version__ else "warning",
             f"Kale {about['version']}, pid {about['pid']} on {about['host']}, answers in {sorted(times)[_ROUND_TRIPS // 2] * 1e3:.1f} ms",
-            "" if about["version"] == __version__ else f"Here is Kale {__version__}: install the same on both.",
+            "" if about["version"] == __version__ else protocol.one_version(name),
         )  # fmt: skip
     try:
         where = dialer.output(name, "command -v srun || true", time.monotonic() + 30.0).strip()

@@ -99,6 +99,7 @@ def build_step(given: SimpleNamespace, body: str, *, first_line: int, common: Co
         reuse_kernel=given.reuse_kernel,
         hold_s=given.hold,
         hold_on_failure_s=given.hold_on_failure,
+        warn_s=given.warn,
         executor=given.executor,
         tags=given.tags,
         first_line=first_line + text.skipped,
@@ -138,6 +139,7 @@ def _resources(given: SimpleNamespace) -> Resources:
         modules=given.modules,
         env=tuple(given.env.items()),
         setup=given.setup,
+        container=given.container,
     )
 
 
@@ -191,6 +193,8 @@ def check_step(step: Step, *, common: Collection[str] | None = ()) -> None:
 def _check_words(step: Step) -> None:
     if step.is_gate and not step.is_gate_release and step.kind in {StepKind.SHELL, StepKind.SCRIPT}:
         raise UsageError(f"Step {step.name} is a gate, which needs a kernel to work in; a {step.kind} step has none.", "Write --gate-release.")
+    if step.resources.container and step.kind is StepKind.KERNEL and step.kernel != "python3":
+        raise UsageError(f"Step {step.name} has --container and --kernel {step.kernel}.", "In a container the kernel is the image's own python3: leave --kernel out, or write a --shell step.")
     if step.reuse_kernel and (conflict := reuse_conflict(step)):
         raise UsageError(f"Step {step.name}: --reuse-kernel {conflict}.")
     for output in step.outputs:

@@ -34,8 +34,6 @@ def demand_of(record: PoolRecord, rooms: Mapping[str, Room], default_cpus: int, 
     lack = _lack(record, rooms, default_cpus, demand)
     if (asked.nodes or 1) > 1:
         lack = f"{asked.nodes} nodes, and a step in a pool runs on one"
-    if asked.container:
-        lack = "a container, and this version does not start any"
     limit = record.resources.walltime_s
     if limit and asked.walltime_s and asked.walltime_s > limit - MARGIN_S:
         lack = f"{format_walltime(asked.walltime_s)} of walltime, and all of it has {format_walltime(limit)}"

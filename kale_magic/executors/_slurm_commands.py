@@ -6,7 +6,7 @@ import asyncio
 import os
 import pwd
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from kale_magic.errors import SubmitError
 from kale_magic.executors import _command, slurm_text
@@ -39,6 +39,36 @@ class Limits:
 
 class NoAnswer(Exception):  # noqa: N818 - a state of the system
     """Slurm did not answer; the message has its words."""
+
+
+class Slurm(Protocol):
+    """What the executor asks of Slurm, by its commands or by its REST service; see :class:`Commands` for each."""
+
+    took_s: float
+
+    async def squeue(self, *, is_all: bool = False) -> list[slurm_text.Line]:
+        """Return this user's jobs, or everyone's."""
+
+    async def sbatch(self, path: str, environ: Mapping[str, str], after: str) -> Answer:
+        """Submit a script."""
+
+    async def probe(self, script: str) -> str:
+        """Return why Slurm would not take a script."""
+
+    async def limits(self) -> Limits:
+        """Return what the site allows."""
+
+    async def cancel(self, ids: Sequence[str]) -> None:
+        """End jobs."""
+
+    async def signal(self, native_id: str, name: str, signal: str) -> None:
+        """Send a signal to a job's worker."""
+
+    async def signal_steps(self, native_id: str, name: str, signal: str) -> None:
+        """Send a signal to what ``srun`` started in a job."""
+
+    async def hold(self, ids: Sequence[str], *, is_held: bool) -> None:
+        """Hold or release jobs in the queue."""
 
 
 class Commands:
@@ -179,7 +209,7 @@ class Commands:
 def _missing(exc: CommandMissing) -> SubmitError:
     return SubmitError(
         f"There is no program {exc} on {os.uname().nodename}, where the manager runs.",
-        "Executor slurm needs Slurm's commands: work on a login host (%kale_workflow --host), or with --executor local.",
+        "Executor slurm needs Slurm's commands: work on a login host (%kale_workflow --host), by its REST service (--executor slurm-rest), or with --executor local.",
     )
 
 

@@ -103,6 +103,8 @@ def _events(path: Path, spec: JobSpec, found: Look) -> None:
             found.refusal = reason
         elif name in {"paused", "gated", "running", "resumed"}:
             found.states.append(("running" if name == "resumed" else name, reason))
+        elif name == "warned" and event.get("state") == "running":
+            found.states.append(("running", reason))
 
 
 def _log(path: Path) -> str:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from kale_magic.abc import Ticket
     from kale_magic.executors._slurm_batch import Batch
     from kale_magic.executors._slurm_book import Book
-    from kale_magic.executors._slurm_commands import Commands
+    from kale_magic.executors._slurm_commands import Slurm
     from kale_magic.executors._slurm_job import Job
 
 _log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class Submitter:
     ----------
     book : Book
         The jobs, shared with the watcher.
-    commands : Commands
+    commands : Slurm
         How Slurm is spoken to.
     keys : str
         Folder in which jobs tell where their kernels are.
@@ -47,7 +47,7 @@ class Submitter:
         Whether these listen on TCP too.
     """
 
-    def __init__(self, book: Book, commands: Commands, keys: str, *, listens: bool = False) -> None:
+    def __init__(self, book: Book, commands: Slurm, keys: str, *, listens: bool = False) -> None:
         self._book, self._commands, self._keys, self._listens = book, commands, keys, listens
         self._pending: list[Batch] = []
         self._sending = 0

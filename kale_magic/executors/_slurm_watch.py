@@ -19,7 +19,7 @@ from kale_magic.model.run import Report, ReportKind
 
 if TYPE_CHECKING:
     from kale_magic.executors._slurm_book import Book
-    from kale_magic.executors._slurm_commands import Commands
+    from kale_magic.executors._slurm_commands import Slurm
     from kale_magic.executors._slurm_job import Job
     from kale_magic.executors._slurm_submit import Submitter
     from kale_magic.executors.slurm_text import Line
@@ -41,7 +41,7 @@ class Watcher:
     ----------
     book : Book
         The jobs.
-    commands : Commands
+    commands : Slurm
         How Slurm is spoken to.
     submitter : Submitter
         Told of numbers that were found, and of jobs to be submitted again.
@@ -51,7 +51,7 @@ class Watcher:
         See :class:`kale_magic.config.Settings`.
     """
 
-    def __init__(self, book: Book, commands: Commands, submitter: Submitter, keys: str, poll_s: float, grace_s: float) -> None:
+    def __init__(self, book: Book, commands: Slurm, submitter: Submitter, keys: str, poll_s: float, grace_s: float) -> None:
         self._book, self._commands, self._submitter, self._keys = book, commands, submitter, keys
         self._poll_s, self._grace_s = poll_s, grace_s
         self._poked = asyncio.Event()

@@ -21,6 +21,7 @@ GROUP = "kale_magic.executors"
 _OWN = {
     "local": "kale_magic.executors.lanes:create_local",
     "slurm": "kale_magic.executors.slurm:create",
+    "slurm-rest": "kale_magic.executors.slurm_rest:create",
     "snakemake": "kale_magic.executors.engine:create_snakemake",
     "cwltool": "kale_magic.executors.engine:create_cwltool",
 }

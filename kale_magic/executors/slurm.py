@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from kale_magic.abc import Clock, Ticket
     from kale_magic.config import Settings
+    from kale_magic.executors._slurm_commands import Slurm
     from kale_magic.executors.slurm_text import Line
     from kale_magic.model.step import Step
 
@@ -53,7 +54,7 @@ class SlurmExecutor(Executor):
 
     Parameters
     ----------
-    commands : Commands
+    commands : Slurm
         How Slurm is spoken to.
     settings : Settings
         Intervals, limits, and where keys are.
@@ -64,7 +65,7 @@ class SlurmExecutor(Executor):
     keeps_order = True
     can_freeze = True
 
-    def __init__(self, commands: Commands, settings: Settings, clock: Clock) -> None:
+    def __init__(self, commands: Slurm, settings: Settings, clock: Clock) -> None:
         self._commands = commands
         self._most_jobs = settings.slurm_max_jobs
         keys = str(settings.keys_dir)
@@ -90,8 +91,6 @@ class SlurmExecutor(Executor):
         own = slurm_text.own_directives(code)
         if slurm_text.asks_for_an_array([*own, *asked.native]):
             raise SubmitError(f"Step `{step.name}` asks for an array by an #SBATCH line.", "Write a sweep instead: --each i=range(10).")
-        if asked.container:
-            raise SubmitError(f"Step `{step.name}` asks for a container.", "This version does not start containers: leave --container out.")
         key = (asked, *own)
         if key not in self._probed:
             words = await self._commands.probe(slurm_text.probe_script(asked, code))

@@ -259,6 +259,7 @@ def script(parts: ScriptParts) -> str:
         f"#SBATCH --output={_quoted(output)}",
         f"#SBATCH --chdir={_quoted(spec.cwd)}",
         "#SBATCH --no-requeue",
+        *_warning(parts, own),
     ]
     if parts.tasks is None:
         head += ["", f"folder={shlex.quote(folder)}"]
@@ -269,12 +270,20 @@ def script(parts: ScriptParts) -> str:
     return "\n".join([*head, *_body(parts), ""])
 
 
+def _warning(parts: ScriptParts, code: str) -> Iterator[str]:
+    """Have Slurm tell the worker (``B:`` is the batch shell, which becomes it) some time before the end, unless the step says how itself."""
+    given = [*parts.resources.native, *own_directives(code)]
+    if not has_ranks(parts.resources, parts.spec.kind) and not any("--signal" in line for line in given):
+        yield f"#SBATCH --signal=B:USR1@{max(1, round(parts.spec.warn_before_s()))}"
+
+
 def _body(parts: ScriptParts) -> Iterator[str]:
     environment, python = parts.environment, shlex.quote(parts.environment.python)
     lines = [f"module load {shlex.quote(name)}" for name in environment.modules] + list(environment.setup)
     if lines:
         yield "\n# what the step's environment is made of; a line that fails ends the step, with what the line said"
         yield 'log="$folder/setup.log"'
+        yield "trap '' USR1  # the warning that time is nearly over is for the worker"
         if environment.modules:
             yield FIND_MODULE.rstrip()
         for line in lines:

@@ -36,12 +36,13 @@ _FEATURES: dict[str, tuple[str, Callable[[Step], object]]] = {
     "tags": ("--tags", lambda step: step.tags),
     "idle": ("the kernel that stays open", lambda step: step.idle_s is not None),
     "hold": ("--hold and --hold-on-failure", lambda step: (step.hold_s, step.hold_on_failure_s) != (None, None)),
+    "warn": ("--warn", lambda step: step.warn_s),
     "script": ("the #SBATCH and #PBS lines", lambda step: step.kind is StepKind.SCRIPT),
 }
 # What every exporter holds; a field that is neither here nor above is a feature that no export knows yet.
 _HELD = frozenset({
     "name", "code", "kind", "kernel", "description", "after", "inputs", "outputs", "params", "each", "is_zipped", "files_in", "files_out",
-    "first_line", "resources", "memory_bytes", "walltime_s", "modules", "env", "setup", "idle_s", "hold_s", "hold_on_failure_s",
+    "first_line", "resources", "memory_bytes", "walltime_s", "modules", "env", "setup", "idle_s", "hold_s", "hold_on_failure_s", "warn_s",
 })  # fmt: skip
 
 

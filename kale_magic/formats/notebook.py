@@ -125,7 +125,7 @@ def step_words(step: Step) -> Iterator[str]:
         yield "--reuse-kernel"
     if step.no_cache:
         yield "--no-cache"
-    for name, held in (("hold", step.hold_s), ("hold-on-failure", step.hold_on_failure_s)):
+    for name, held in (("hold", step.hold_s), ("hold-on-failure", step.hold_on_failure_s), ("warn", step.warn_s)):
         if held is not None:
             yield f"--{name} {format_walltime(held)}"
     if step.executor:
@@ -149,6 +149,8 @@ def _resource_words(resources: Resources) -> Iterator[str]:
     if resources.env:
         yield " ".join(["--env", *(f"{name}={quote(value)}" for name, value in resources.env)])
     yield from (f"--setup {quote(line)}" for line in resources.setup)
+    if resources.container:
+        yield f"--container {quote(resources.container)}"
 
 
 def _lists(*options: tuple[str, Iterable[str]]) -> Iterator[str]:

@@ -6,7 +6,7 @@ that is taken up by a later manager goes on exactly as it was begun. No file is 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from kale_magic.manager.graph import StepPlan
 from kale_magic.model.codec import workflow_from_dict
 from kale_magic.model.literals import to_literal
 from kale_magic.model.run import Demand
-from kale_proxy.spec import InputSpec, JobSpec, LimitSpec, ParentSpec
+from kale_proxy.spec import ContainerSpec, InputSpec, JobSpec, LimitSpec, ParentSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Mapping
@@ -63,6 +63,9 @@ class StepBody:
         )
 
 
+NO_SITE = ContainerSpec(image="")
+
+
 class RunContext:
     """What is needed to hand jobs of one run to their executors.
 
@@ -74,12 +77,19 @@ class RunContext:
         ``environment(key)`` returns the variables kept under a key; called once, when the first job starts.
     ordered : container of str
         Names of the executors that keep order.
+    site : ContainerSpec
+        What is configured for containers; its image counts for nothing.
     """
 
     def __init__(
-        self, record: RunRecord, environment: Callable[[str], Mapping[str, str]], ordered: Container[str] = ()
+        self,
+        record: RunRecord,
+        environment: Callable[[str], Mapping[str, str]],
+        ordered: Container[str] = (),
+        site: ContainerSpec = NO_SITE,
     ) -> None:
         self.record = record
+        self._site = site
         self._load = environment
         self._ordered = ordered
         self.steps = {item["name"]: StepBody.from_json(item) for item in record.body["steps"]}
@@ -181,12 +191,18 @@ class RunContext:
             files_out=step.files_out,
             env=self._env(name, point),
             limits=self._limits(step, body),
+            container=self._container(step),
             is_gate=step.is_gate and not step.is_gate_release,
             hold_s=HOLD_S if step.hold_s is None else step.hold_s,
             hold_on_failure_s=step.hold_on_failure_s if step.hold_on_failure_s and attempt > step.retries else 0,
+            warn_s=step.warn_s,
             idle_s=step.idle_s,
             parents=self._parents(body),
         )
+
+    def _container(self, step: Step) -> ContainerSpec | None:
+        image = step.resources.container
+        return None if image is None else replace(self._site, image=image)
 
     def _parents(self, body: StepBody) -> tuple[ParentSpec, ...]:
         """Return what the job is to check itself, where the queue starts it."""

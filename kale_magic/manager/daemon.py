@@ -19,16 +19,19 @@ import time
 from typing import TYPE_CHECKING
 
 from kale_magic import config, protocol
+from kale_magic._batchjob import BatchJob, is_over
 from kale_magic.errors import KaleError, ManagerUnavailable
 from kale_magic.executors import registry
 from kale_magic.manager.lock import ManagerLock
 from kale_magic.manager.pools import Pools
 from kale_magic.manager.requests import Requests
+from kale_magic.manager.rest import Rest
 from kale_magic.manager.server import Server
 from kale_magic.manager.service import Service
 from kale_magic.manager.store import SqliteStore
 from kale_magic.model.events import iso
 from kale_magic.version import __version__
+from kale_proxy.spec import ContainerSpec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,11 +59,13 @@ class Daemon:
     ----------
     settings : Settings
         Where it lives and how long it idles.
+    job : BatchJob, optional
+        The batch job in which it was started, and with which it ends.
     """
 
-    def __init__(self, settings: config.Settings) -> None:
-        self._settings = settings
-        self._lock = ManagerLock(settings.state_dir)
+    def __init__(self, settings: config.Settings, job: BatchJob | None = None) -> None:
+        self._settings, self._job = settings, job
+        self._lock = ManagerLock(settings.state_dir, job)
         self._over = asyncio.Event()
         self._used_at = time.monotonic()
 
@@ -86,6 +91,7 @@ class Daemon:
         executors = {name: registry.create(name, settings, clock) for name in registry.names()}
         pools = Pools(settings, clock, executors)
         service = Service(store, executors, clock)
+        service.site = ContainerSpec(image="", runtime=settings.container_runtime, binds=settings.container_bind)
         hello = protocol.Hello(
             protocol.PROTOCOL_VERSION, __version__, os.getpid(), socket.gethostname(), iso(clock.now())
         )
@@ -96,7 +102,7 @@ class Daemon:
             "address": str(settings.socket),
             "started_at": hello.started_at,
         }
-        server = Server(service, Requests(service, about, settings.keys_dir, pools), hello, self._over.set)
+        server = Server(service, Requests(service, about, settings.keys_dir, pools, Rest(executors).ops()), hello, self._over.set)
         reopenings: list[asyncio.Task[None]] = []
         try:
             await service.open()
@@ -121,6 +127,9 @@ class Daemon:
         while not self._over.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._over.wait(), max(0.05, min(idle_s / 4, 30.0)))
+            if self._job is not None and await asyncio.to_thread(is_over, self._job):  # not every site ends what a job leaves
+                _log.info("%s, in which it was started, is over", self._job)
+                return
             if service.runs or server.client_count or pools.is_any_open:
                 self._used_at = time.monotonic()
             elif time.monotonic() - self._used_at >= idle_s:
@@ -141,6 +150,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the manager; returns the exit code: 0 ended as it should or another one is there, 1 could not serve."""
     parser = argparse.ArgumentParser(prog="python -m kale_magic.manager.daemon", description="Kale's manager.")
     parser.add_argument("--detach", action="store_true", help="go on in the background, in a session of its own")
+    parser.add_argument("--job", type=json.loads, help="the batch job in which it is started, as JSON")
     options = parser.parse_args(argv)
     if options.detach and _detach():
         return 0
@@ -151,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         settings = config.load()
         _trim_log(settings)
-        asyncio.run(_serve(settings))
+        asyncio.run(_serve(settings, BatchJob.from_words(options.job)))
     except KaleError as exc:
         if isinstance(exc, ManagerUnavailable) and exc.transient:  # whoever started us will find the other one
             _log.info("not needed: %s", exc)
@@ -174,8 +184,8 @@ def _detach() -> bool:
     return False
 
 
-async def _serve(settings: config.Settings) -> None:
-    await Daemon(settings).run()
+async def _serve(settings: config.Settings, job: BatchJob | None) -> None:
+    await Daemon(settings, job).run()
 
 
 def _trim_log(settings: config.Settings) -> None:

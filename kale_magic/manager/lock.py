@@ -16,6 +16,7 @@ import signal
 import socket
 from typing import TYPE_CHECKING, Any
 
+from kale_magic._batchjob import BatchJob, is_over
 from kale_magic.errors import ManagerUnavailable, StoreError
 from kale_proxy.claim import boot_id, is_alive, pid_start
 
@@ -32,9 +33,11 @@ class ManagerLock:
     ----------
     folder : Path
         The state folder.
+    job : BatchJob, optional
+        The batch job that this process is in: when that is over, so is the manager, and another host's may take the lock.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, job: BatchJob | None = None) -> None:
         self._folder = folder
         self._flock: int | None = None
         self._held: Path | None = None
@@ -43,6 +46,7 @@ class ManagerLock:
             "pid": os.getpid(),
             "pid_start": pid_start(os.getpid()),
             "boot": boot_id(),
+            **({"job": job.to_words()} if job is not None else {}),
         }
 
     def acquire(self) -> None:
@@ -105,13 +109,13 @@ class ManagerLock:
     def _try_link(self) -> bool:
         number, holder = self._newest()
         if not holder.get("is_released", False) and holder:
-            if holder.get("host") != self.owner["host"]:
+            if holder.get("host") != self.owner["host"] and not is_over(BatchJob.from_words(holder.get("job"))):
                 raise ManagerUnavailable(
                     f"Your manager runs on {holder.get('host')} (pid {holder.get('pid')}), not on {self.owner['host']}.",
                     f"If that host is gone for good, remove {self._folder}/manager.json and manager.lock.*",
                     transient=False,
                 )
-            if is_alive(holder) and holder.get("pid") != os.getpid():
+            if holder.get("host") == self.owner["host"] and is_alive(holder) and holder.get("pid") != os.getpid():
                 raise ManagerUnavailable(f"A manager runs already ({_words(holder)}).")
         mine = self._folder / f"manager.lock.{number + 1}"
         fresh = self._folder / f".lock-{self.owner['host']}-{os.getpid()}"

@@ -57,9 +57,14 @@ class Requests:
         Where jobs on other hosts tell where their kernels are.
     pools : Pools, optional
         The allocations that are kept open.
+    more : mapping, optional
+        What others of the manager answer, by the words of the protocol.
     """
 
-    def __init__(self, service: Service, about: Mapping[str, Any], keys: Path | None = None, pools: Pools | None = None) -> None:
+    def __init__(
+        self, service: Service, about: Mapping[str, Any], keys: Path | None = None, pools: Pools | None = None,
+        more: Mapping[str, Callable[[dict[str, Any]], Awaitable[Any]]] | None = None,
+    ) -> None:  # fmt: skip
         self._service = service
         self._about = about
         self._keys = keys
@@ -83,6 +88,7 @@ class Requests:
             protocol.QUEUE: self._queue,
             protocol.MANAGER: self._manager,
             **(pools.ops() if pools is not None else {}),
+            **(more or {}),
         }
 
     async def handle(self, op: str, fields: dict[str, Any]) -> Any:

@@ -142,7 +142,7 @@ class _Client:
         except KaleError as exc:
             reply = protocol.encode(protocol.refusal(number, exc))
         except Exception as exc:  # the edge of a request: one client's bad luck must not end everybody's manager
-            _log.exception("request failed: %s", line[:200])
+            _log.exception("a request failed, of %d bytes", len(line))  # which may hold what is nobody's business
             error = ManagerError(
                 f"The manager failed at this request: {type(exc).__name__}: {exc}",
                 "Its log has the details: jupyter kale manager logs.",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from kale_magic.abc import Batch
 from kale_magic.errors import KaleError, StoreError, UnknownRunError
-from kale_magic.manager.context import RunContext
+from kale_magic.manager.context import NO_SITE, RunContext
 from kale_magic.manager.machine import Outcome, RunMachine
 from kale_magic.model.events import Event, iso
 from kale_magic.model.run import Command, Job, Phase, Report, ReportKind, RunRecord, Verb
@@ -60,6 +60,7 @@ class Service:
         self.store = store
         self.executors = executors
         self.clock = clock
+        self.site = NO_SITE  # what is configured for containers
         self.runs: dict[str, LiveRun] = {}
         self._ordered = frozenset(name for name, executor in executors.items() if executor.keeps_order)
         self.seq = store.last_seq()
@@ -143,7 +144,7 @@ class Service:
                     "The manager's store can't be written now, so nothing can be submitted.", "Its log says why."
                 )
         record.environment = self.store.save_environment(environ)
-        context = RunContext(record, self.store.environment, self._ordered)
+        context = RunContext(record, self.store.environment, self._ordered, self.site)
         machine = RunMachine(record, context.plans())
         run = LiveRun(machine, context)
         now, seq = self.clock.now(), self.seq
@@ -333,7 +334,7 @@ class Service:
         return self.executors.get(run.context.steps[step].executor)
 
     def _load(self, record: RunRecord) -> LiveRun:
-        context = RunContext(record, self.store.environment, self._ordered)
+        context = RunContext(record, self.store.environment, self._ordered, self.site)
         return LiveRun(RunMachine(record, context.plans(), self.store.jobs(record)), context)
 
     async def _prime(self, run: LiveRun) -> None:

@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 SCHEMA_ID = "kale-magic.org/v1"
 _TEXTS = ("description", "executor", "directory")
 _COUNTS = ("nodes", "ntasks", "cpus", "gpus")
-_WORDS = ("queue", "account", "qos", "constraint", "reservation")
+_WORDS = ("queue", "account", "qos", "constraint", "reservation", "container")
 _LISTS = ("native", "modules", "setup")
 _STEP_LISTS = ("after", "inputs", "outputs", "files_in", "files_out", "tags")
-_TIMES = ("hold", "hold_on_failure", "idle")
+_TIMES = ("hold", "hold_on_failure", "warn", "idle")
 _STEP_KEYS = (
     "description", "kind", "kernel", "notebook", "after", "inputs", "outputs", "formats", "params", "each", "zip", "files_in", "files_out",
-    "gate", "gate_release", "resources", "retries", "hold", "hold_on_failure", "idle", "reuse_kernel", "no_cache", "executor", "tags", "code",
+    "gate", "gate_release", "resources", "retries", "hold", "hold_on_failure", "warn", "idle", "reuse_kernel", "no_cache", "executor", "tags", "code",
 )  # fmt: skip
 _RESOURCE_KEYS = (
     *_COUNTS, "memory", "walltime", "queue", "account", "qos", "constraint", "reservation",
-    "modules", "env", "setup", "native",
+    "modules", "env", "setup", "container", "native",
 )  # fmt: skip
 
 Path = tuple[str | int, ...]

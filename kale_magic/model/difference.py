@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from kale_magic.model.step import Step
 
-_ASKED = ("modules", "setup", "env")
+_ASKED = ("modules", "setup", "env", "container")
 _LONGEST = 40
 
 

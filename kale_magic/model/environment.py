@@ -34,6 +34,10 @@ _NAMES = frozenset({
     # pytest's: a test's own
     "PYTEST_CURRENT_TEST",
 })  # fmt: skip
+# what a batch system gives to the job that submits: its devices, its own temporary folder
+_DEVICES = frozenset({"CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "ZE_AFFINITY_MASK"})
+_FOLDERS = frozenset({"TMPDIR", "TMP", "TEMP", "TEMPDIR", "XDG_RUNTIME_DIR"})
+_JOBS = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID")
 _TOKEN = re.compile(r"JUPYTER.*(?:TOKEN|PASSWORD|SECRET|COOKIE)")
 
 
@@ -48,10 +52,16 @@ def clean_environment(environ: Mapping[str, str]) -> tuple[dict[str, str], tuple
     environ : mapping of str to str
         The environment of the process that submits.
     """
-    kept = {name: value for name, value in environ.items() if _is_kept(name) and "\0" not in value}
+    job = next((environ[name] for name in _JOBS if environ.get(name)), "")
+    kept = {name: value for name, value in environ.items() if _is_kept(name) and "\0" not in value and not (job and _is_jobs(name, value, job))}
     if "SLURM_CONF" in environ and "SLURM_JOB_ID" not in environ:  # the person's; within a job it may be the node's own
         kept["SLURM_CONF"] = environ["SLURM_CONF"]
     return kept, tuple(sorted(environ.keys() - kept.keys()))
+
+
+def _is_jobs(name: str, value: str, job: str) -> bool:
+    """Whether a variable has what is of the submitting job alone."""
+    return name in _DEVICES or (name in _FOLDERS and re.search(rf"(?<!\d){re.escape(job)}(?!\d)", value) is not None)
 
 
 def _is_kept(name: str) -> bool:

@@ -44,7 +44,7 @@ class Step:
     """What one ``%%kale_step`` cell declares. Names in ``inputs`` are ``x`` or ``producer.x``. ``formats`` are declared forms of outputs, of :data:`kale_proxy.values.FORMS`.
 
     ``notebook`` is the path, relative to the workflow's folder, of a step of that kind. ``is_gate``: it waits for a person before its code; ``is_gate_release``: before it is queued. ``reuse_kernel``: the points of its sweep run one after
-    another in kernels that stay warm. ``hold_s`` and ``hold_on_failure_s`` say how long its kernel stays for a look after it was stopped or has failed.
+    another in kernels that stay warm. ``hold_s`` and ``hold_on_failure_s`` say how long its kernel stays for a look after it was stopped or has failed, ``warn_s`` how long before its walltime ends it is told.
     With ``idle_s`` the kernel stays open after the code, for a notebook whose own kernel it is, until nobody has
     used it for so long. ``first_line`` is the line of the cell at which ``code`` begins, so that messages give the line the
     user sees; it is no part of the workflow.
@@ -73,6 +73,7 @@ class Step:
     reuse_kernel: bool = False
     hold_s: int | None = None
     hold_on_failure_s: int | None = None
+    warn_s: int | None = None
     idle_s: int | None = None
     executor: str | None = None
     tags: tuple[str, ...] = ()
@@ -108,6 +109,8 @@ def reuse_conflict(step: Step) -> str:
         return "is for the points of a sweep, and it has no --each"
     if (step.resources.ntasks or 1) > 1 or (step.resources.nodes or 1) > 1:
         return "is for points of one process, and it has --ntasks or --nodes"
+    if step.resources.container:
+        return "is for kernels of Kale's own, and it has a --container"
     if step.is_gate and not step.is_gate_release:
         return "leaves no kernel to wait at a --gate: write --gate-release"
     if step.hold_s is not None or step.hold_on_failure_s is not None:

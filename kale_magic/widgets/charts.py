@@ -20,6 +20,7 @@ from kale_magic.render.words import escape
 from kale_magic.widgets._page import script
 from kale_magic.widgets.jobs import JobPart
 from kale_magic.widgets.viewmodel import usage
+from kale_proxy.gpus import GpuWatch
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -79,7 +80,8 @@ class Resources(Charts):
     title = "Resources"
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        self._host: deque[dict[str, float]] = deque(maxlen=_HISTORY)
+        self._host: deque[dict[str, Any]] = deque(maxlen=_HISTORY)
+        self._gpus = GpuWatch()
         self._said = ""
         psutil.cpu_percent()  # which measures from one call to the next
         super().__init__(*args, **options)
@@ -89,7 +91,7 @@ class Resources(Charts):
         """Return the charts."""
         samples = files.samples(self.folder) if self.folder is not None else []
         if not self._host or time.time() - self._host[-1]["at"] > _HOST_S:
-            self._host.append(_sample())
+            self._host.append(_sample() | {"gpus": self._gpus.look()})
         job, host = usage.charts(samples), usage.host_charts(self._host)
         self._said = "\n".join(f"{title}\n{chart_text(lines)}" for title, lines in (job | host).items())
         drawn = [chart_svg(lines, title=title, x="seconds since it began") for title, lines in job.items()]
@@ -102,11 +104,13 @@ class Resources(Charts):
 
 
 def _sample() -> dict[str, float]:
-    network = psutil.net_io_counters()
+    network, disk = psutil.net_io_counters(), psutil.disk_io_counters()
     return {
         "at": time.time(),
         "cpu_percent": psutil.cpu_percent(),
         "memory_percent": psutil.virtual_memory().percent,
         "net_received_bytes": network.bytes_recv if network else 0,
         "net_sent_bytes": network.bytes_sent if network else 0,
+        "disk_read_bytes": disk.read_bytes if disk else 0,
+        "disk_written_bytes": disk.write_bytes if disk else 0,
     }

@@ -15,6 +15,7 @@ from kale_magic.render import tables
 from kale_magic.widgets._page import script
 from kale_magic.widgets.far import Far
 from kale_magic.widgets.parts import Part
+from kale_magic.widgets.rest import EXECUTOR, RestDoor
 from kale_magic.widgets.ssh import known_hosts
 from kale_magic.widgets.viewmodel.queue import HERE, Place, joined, parse_place, places, table
 
@@ -46,6 +47,7 @@ class Queue(Part):
         self._read_at = 0.0
         self._far: dict[str, Far] = {}
         self._added = list(config.load().hosts)
+        self._door = RestDoor()
         self._executors: dict[str, None] = dict.fromkeys(["slurm"] if shutil.which("squeue") else [])
         super().__init__(desk, run=run, step=step)
         self.hosts = known_hosts()
@@ -68,6 +70,8 @@ class Queue(Part):
         try:
             jobs = _jobs(self.desk.client, self.whose, self.place.executor)
             self.table, self._read_at = table(jobs, own=seen.runs), time.time()
+            if self._door.look(self.desk.client)["url"]:
+                self._executors[EXECUTOR] = None
             self._executors.update(dict.fromkeys(str(job["executor"]) for job in jobs if job.get("executor")))
         except KaleError as exc:
             self.when = f"as of {_clock(self._read_at)}: {exc}" if self._read_at else str(exc)

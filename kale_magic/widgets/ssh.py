@@ -21,11 +21,14 @@ from kale_magic.errors import UsageError
 from kale_magic.render.words import escape, plain
 from kale_magic.widgets._page import script
 from kale_magic.widgets.parts import Part
+from kale_magic.widgets.rest import LOGGED_OUT, RestDoor
 from kale_proxy.tunnel import dialer
 from kale_proxy.tunnel.errors import TunnelError
 from kale_proxy.tunnel.route import Route
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable
+
     from kale_magic.widgets.desk import Desk, Seen
 
 _LOGIN_S = 180.0
@@ -36,23 +39,26 @@ _INCLUDE = re.compile(r"^\s*include[\s=]+(.*)$", re.IGNORECASE | re.MULTILINE)
 
 
 class Ssh(Part):
-    """A form for a host; questions as they come; and whether the connection is up."""
+    """A form for a host, questions as they come, whether the connection is up; and one for Slurm's REST service."""
 
     _esm = script("ssh")
     title = "SSH"
     hosts = List(Unicode()).tag(sync=True)
     state = Dict({"host": "", "word": "idle", "text": ""}).tag(sync=True)
     question = Dict().tag(sync=True)
+    rest = Dict(LOGGED_OUT).tag(sync=True)
 
     def __init__(self, desk: Desk | None = None, *, run: str | None = None, step: str | None = None) -> None:
         self._answers: queue.Queue[str | None] = queue.Queue()
         self._thread: threading.Thread | None = None
         self._looked = 0.0
+        self._door = RestDoor()
         super().__init__(desk, run=run, step=step)
         self.hosts = known_hosts()
 
     def show(self, _: Seen) -> None:
-        """Look now and then whether the connection is still up."""
+        """Look now and then whether the connections are still up."""
+        self.rest = self._door.look(self.desk.client)
         if self.state["word"] != "connected" or time.monotonic() - self._looked < _LOOK_S:
             return
         self._looked = time.monotonic()
@@ -63,6 +69,11 @@ class Ssh(Part):
         """Begin a login, or hand on an answer."""
         if message.get("t") == "connect":
             return self._connect(str(message.get("host") or "").strip())
+        if message.get("t") == "rest":
+            said = self._door.do(self.desk.book.client, message)
+            with self.desk.lock:
+                self.rest = self._door.state
+            return said
         if message.get("t") == "answer" and self.question.get("id") == message.get("id"):
             text = message.get("text")
             self._answers.put(text if isinstance(text, str) else None)
@@ -70,7 +81,20 @@ class Ssh(Part):
 
     def static(self) -> str:
         """Return what was connected, no more."""
-        return f"<div>ssh: {escape(self.state['host'] or 'no host')}, {escape(self.state['word'])}</div>"
+        lines = [f"ssh: {self.state['host'] or 'no host'}, {self.state['word']}", f"REST: {self.rest['url']}, {self.rest['word']}" if self.rest["url"] else ""]
+        return "".join(f"<div>{escape(line)}</div>" for line in lines if line)
+
+    def text(self) -> str:
+        """Return what was connected, no more."""
+        return f"ssh: {self.state['host'] or 'no host'}, {self.state['word']}; REST: {self.rest['url'] or 'no service'}, {self.rest['word']}"
+
+    def is_last(self, _: Seen) -> bool:
+        """Return False: logins come and go, whatever the run does."""
+        return False
+
+    def mark(self, _: Seen) -> Hashable:
+        """Return what the static form depends on."""
+        return self.text()
 
     def _connect(self, host: str) -> str | None:
         if not host:

@@ -6,13 +6,23 @@ keeps an allocation open, as a pool's job script does.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
+    words = sys.argv[1:] if argv is None else argv
+    if len(words) == 2 and words[0] == "run" and not words[1].startswith("-"):  # a job's script, for which argparse is half as much work again
+        from kale_proxy import batch
+
+        return batch.run(Path(words[1]))
+    return _command(words)
+
+
+def _command(words: list[str]) -> int:
+    import argparse
+
     parser = argparse.ArgumentParser(prog="python -m kale_proxy", allow_abbrev=False, description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     serve = commands.add_parser("serve", help="fork kernels for steps, until idle")
@@ -29,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     refuse.add_argument("job", type=Path, help="job.json")
     refuse.add_argument("--line", required=True, help="of the script, that failed")
     refuse.add_argument("--log", required=True, type=Path, help="what it said")
-    options = parser.parse_args(argv)
+    options = parser.parse_args(words)
     if options.command == "serve":
         from kale_proxy.serve import serve as serve_steps
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 
 _NEAR_THE_END_S = 120.0  # Slurm looks at time limits once a minute at most
+_GRACE_S = 25.0  # for what a step still saves; Slurm itself gives 30 s (KillWait), or a preempted job the partition's GraceTime
 _SAID_MAX = 500
 
 
@@ -49,7 +50,7 @@ def run(job: Path, *, is_ranked: bool = False) -> int:
         spec = of_rank(spec, int(os.environ.get("SLURM_PROCID", "0")))
     folder = places.private_dir(places.socket_dir() / "j" / f"{os.getpid()}")
     app = None
-    if spec.kind == "python":
+    if spec.is_warm:
         from kale_proxy.serve import prepare
 
         app = prepare(folder)
@@ -102,15 +103,16 @@ def refuse(job: Path, line: str, log: Path) -> int:
 
 
 def obey_signals(supervisor: Supervisor) -> None:
-    """Let a batch system speak by signals: TERM ends the jobs, URG (or a person's Ctrl-C) interrupts their code, WINCH ends the look after that.
+    """Let a batch system speak by signals: TERM ends the jobs, URG (or a person's Ctrl-C) interrupts their code, WINCH ends the look after that, USR1 says that time is nearly over.
 
     URG and WINCH do nothing to a program that has not asked for them: Slurm sends what it is told to send to the ranks of a
-    job to every process in it, and only we are meant. TERM reaches the step too, which may end first. TSTP stops all their processes, as it is sent before a batch system suspends a job, and CONT lets them go on.
+    job to every process in it, and only we are meant. TERM reaches the step too, which may end first. TSTP stops all their processes, as it is sent before a batch system suspends a job, and CONT lets them go on. USR1 goes to us alone.
     """
     deeds = {
         signal.SIGTERM: lambda job: _end(supervisor, job),
         signal.SIGURG: lambda job: job.interrupt(),
         signal.SIGINT: lambda job: job.interrupt(),
+        signal.SIGUSR1: lambda job: supervisor.warn(job, "the batch system says that its time is nearly over"),
         signal.SIGWINCH: lambda job: job.release(),
         signal.SIGTSTP: supervisor.freeze,
         signal.SIGCONT: supervisor.thaw,
@@ -136,7 +138,8 @@ def end_by_sigterm(supervisor: Supervisor) -> None:
 
 def _end(supervisor: Supervisor, job: Job) -> None:
     reason, state = _end_words(job)
-    supervisor.kill(job, reason, state=state)
+    supervisor.warn(job, "the batch system ends it (SIGTERM)")
+    supervisor.kill(job, reason, state=state, grace_s=_GRACE_S)
 
 
 def _end_words(job: Job) -> tuple[str, str]:

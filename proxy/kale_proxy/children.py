@@ -70,7 +70,7 @@ def preload() -> None:
 def run_job(app: StepApp | None, spec: JobSpec, live: Path, link: socket.socket) -> int:
     """Run one attempt in this process; return its exit code."""
     _become_leader(live)
-    if spec.kind == "python":
+    if spec.is_warm:
         assert app is not None
         start_kernel(app, live)
     return _run(app, spec, live, link)
@@ -103,13 +103,13 @@ def start_kernel(app: StepApp, live: Path) -> None:
 def _run(app: StepApp | None, spec: JobSpec, live: Path, link: socket.socket) -> int:
     try:
         parents.require(spec)
-        if spec.kind == "python":
+        if spec.is_warm:
             from kale_proxy.lanerun import LaneRun
             from kale_proxy.steprun import StepRun
 
             assert app is not None
             (StepRun if spec.lane is None else LaneRun)(app, spec, link).run()
-        elif spec.kind == "kernel":
+        elif spec.kind in {"python", "kernel"}:
             from kale_proxy.kernelrun import KernelRun
 
             KernelRun(spec, live, link).run()
@@ -147,6 +147,7 @@ def _say(text: str) -> None:
 def _become_leader(live: Path) -> None:
     """Make a session of our own, with nothing to read and all that bypasses the kernel in ``raw.log``."""
     os.setsid()
+    os.environ["KALE_LIVE"] = str(live)
     log = os.open(live / "raw.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     null = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((null, 0), (log, 1), (log, 2)):

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from kale_proxy import procs
+from kale_proxy.gpus import GpuWatch
 from kale_proxy.record import write_sample
 
 if TYPE_CHECKING:
@@ -32,8 +33,9 @@ class Guard:
         self._checked = 0.0
         self._sampled: dict[str, float] = {}
         self._allowed = procs.cgroup_limits()
+        self._gpus = GpuWatch()
 
-    def tick(self, kill: Callable[..., None]) -> None:
+    def tick(self, kill: Callable[..., None], warn: Callable[[Job, str], None]) -> None:
         """Enforce limits and sample; called after every turn of the loop, does little when called often."""
         moment = time.monotonic()
         if not self._jobs or moment - self._checked < 0.2:
@@ -41,6 +43,7 @@ class Guard:
         self._checked = moment
         for job in list(self._jobs.values()):
             self._end_in_time(job, moment, kill)
+            self._warn_in_time(job, moment, warn)
         old = [job for job in self._jobs.values() if moment - job.started > 0.5 and not job.is_finishing]
         due = [job for job in old if moment - self._sampled.get(job.spec.uuid, 0.0) >= self._interval(job, moment)]
         limited = [job for job in old if job.spec.limits.memory_bytes is not None]
@@ -56,6 +59,14 @@ class Guard:
         elif limit is not None and moment - job.started > limit and job.kill_reason is None:
             kill(job, walltime_words(limit))
 
+    def _warn_in_time(self, job: Job, moment: float, warn: Callable[[Job, str], None]) -> None:
+        limit = job.spec.limits.walltime_s
+        if limit is None or job.is_warned or job.kill_reason is not None or job.is_finishing:
+            return
+        left = limit - (moment - job.started)
+        if left <= job.spec.warn_before_s():
+            warn(job, f"its walltime of {_clock(limit)} ends in {max(0.0, left):.0f} s")
+
     def _interval(self, job: Job, moment: float) -> float:
         return SAMPLE_S if moment - job.started < 60 else SLOW_SAMPLE_S
 
@@ -65,6 +76,8 @@ class Guard:
         node = procs.node_sample() if due else {}
         if due and self._allowed:  # a container or a batch job may use less than the node has
             node["limits"] = self._allowed
+        if due and (gpus := self._gpus.look()):
+            node["gpus"] = gpus
         for leader, job in wanted.items():
             group = groups[leader]
             job.had_children = job.had_children or len(group) > 1

@@ -1,6 +1,6 @@
 """What a step's code may call: ``metric``, ``progress``, ``checkpoint``, ``params``.
 
-Owns the lines of ``metrics.jsonl``, the step's ``checkpoint`` folder and the live parameters; starts nothing until
+Owns the lines of ``metrics.jsonl`` and the live parameters (``checkpoint`` is of :mod:`kale_proxy.checkpoints`); starts nothing until
 it is used, and outside of Kale (no ``KALE_STEP_FOLDER``) does nothing. Imported by users' code, as
 ``kale_magic.inside``, also in the kernel of an environment that has no Kale (:func:`bootstrap_source`); so it is
 standard library only, and for Python 3.8 on. Each name is safe in threads and after a fork.
@@ -15,7 +15,6 @@ import getpass
 import json
 import math
 import os
-import shutil
 import socket
 import sys
 import threading
@@ -24,6 +23,8 @@ from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kale_proxy.checkpoints import Checkpoint, append, before_end, iso, record_event, step_folder
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -31,17 +32,11 @@ __all__ = ["checkpoint", "metric", "params", "progress", "time_left"]
 
 METRICS = "metrics.jsonl"
 PARAMS = "params.json"
-CHECKPOINT = "checkpoint"
 _FLUSH_S = 0.2
 _LOOK_S = 0.02  # between looks at the file of changed parameters
 _MAX_WAITING = 100_000
 _TEXT_MAX = 200
 _PLAIN = frozenset({int, float, bool, str, type(None)})
-
-
-def step_folder() -> str:
-    """Return the folder of the step that this process belongs to; empty outside of Kale."""
-    return os.environ.get("KALE_STEP_FOLDER", "")
 
 
 class _Writer:
@@ -78,7 +73,7 @@ class _Writer:
             if at_last is not None:
                 lines.append(at_last)
             if lines:
-                _append(os.path.join(self.folder, METRICS), "".join(_line(at, {**self.mark, **line}) for at, line in lines))
+                append(os.path.join(self.folder, METRICS), "".join(_line(at, {**self.mark, **line}) for at, line in lines))
             if self.mark:
                 for _, line in lines:
                     self.last.update(line)
@@ -145,6 +140,7 @@ def _flush_at_end() -> None:
 
 os.register_at_fork(after_in_child=_begin_anew)
 atexit.register(_flush_at_end)
+before_end.append(_flush_at_end)
 
 
 def metric(*, step: float | None = None, **values: Any) -> None:
@@ -263,52 +259,10 @@ class Params:
         self._values[name] = value
 
 
-class Checkpoint:
-    """Saving what a step needs to go on, and loading it: ``checkpoint(x=x, i=i)``, ``checkpoint.load()``."""
-
-    def __call__(self, **values: Any) -> None:
-        """Save values, whole or not at all; they replace those of the last checkpoint."""
-        if not step_folder():
-            return
-        from kale_proxy.values import save_all, write_atomic
-
-        home = Path(step_folder()) / CHECKPOINT
-        number = int((_current(home) or {}).get("number", 0)) + 1
-        folder = home / str(number)
-        shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed here
-        home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        save_all(values, folder, portable=vars(sys.modules["__main__"]))
-        write_atomic(home / "current.json", json.dumps({"number": number, "at": _iso(time.time())}).encode(), is_durable=True)
-        for old in home.iterdir():
-            if old.is_dir() and old.name != str(number):
-                shutil.rmtree(old, ignore_errors=True)
-
-    def load(self, **defaults: Any) -> dict[str, Any]:
-        """Return the values of the last checkpoint over ``defaults``, which are all there is before the first.
-
-        It is this step's own, of an attempt before, or for a step that was run again (``%kale_rerun``) that of the
-        earlier run.
-
-        Raises
-        ------
-        kale_proxy.values.ValueFileError
-            A value can't be loaded, or is not this user's alone.
-        """
-        from kale_proxy.values import load, read_index
-
-        for home in _homes(step_folder(), os.environ.get("KALE_CHECKPOINT", "")):
-            current = _current(home)
-            if current is not None:
-                files = home / str(current["number"])
-                return {**defaults, **{name: load(files, name) for name in read_index(files)}}
-        return dict(defaults)
-
-
 def time_left() -> float | None:
     """Return the seconds until the step's walltime ends; None where it has none, and outside a step.
 
-    A loop that calls this saves what it needs to go on before it is ended: ``if time_left() is not None and
-    time_left() < 120: checkpoint(i=i, x=x)``.
+    ``checkpoint.keep(i=i, x=x)`` saves in time by itself.
     """
     ends_at = os.environ.get("KALE_ENDS_AT", "")
     return float(ends_at) - time.time() if ends_at else None
@@ -341,7 +295,7 @@ def record_change(folder: str, changes: Mapping[str, tuple[Any, Any]], by: str =
             entries = json.load(stream)
     except (OSError, ValueError):
         entries = {}
-    who, at = by or f"{getpass.getuser()}@{socket.gethostname()}", _iso(time.time())
+    who, at = by or f"{getpass.getuser()}@{socket.gethostname()}", iso(time.time())
     for name, (_, new) in changes.items():
         entries[name] = {"value": repr(new), "by": who, "at": at}
     from kale_proxy.values import write_atomic
@@ -351,35 +305,12 @@ def record_change(folder: str, changes: Mapping[str, tuple[Any, Any]], by: str =
     record_event(folder, "params", by=who, changes=said)
 
 
-def record_event(folder: str, event: str, **data: Any) -> None:
-    """Append a line to the step's ``events.jsonl``."""
-    line = {"at": _iso(time.time()), "attempt": int(os.environ.get("KALE_ATTEMPT", "0")), "event": event, **data}
-    _append(os.path.join(folder, "events.jsonl"), json.dumps(line) + "\n")
-
-
 def _declared_params() -> dict[str, Any]:
     try:
         with open(os.path.join(step_folder() or os.devnull, "job.json"), encoding="utf-8") as stream:
             return {name: _read(text) for name, text in json.load(stream)["params"].items()}
     except (OSError, ValueError, KeyError):
         return {}
-
-
-def _homes(*folders: str) -> list[Path]:
-    """Return where checkpoints may be: of a step's folder its own, then those of its earlier attempts, newest first."""
-    found = []
-    for folder in filter(None, folders):
-        earlier = [path for path in (Path(folder) / "attempts").glob("[0-9]*") if path.name.isdigit()]
-        found += [Path(folder), *sorted(earlier, key=lambda path: -int(path.name))]
-    return [path / CHECKPOINT for path in found]
-
-
-def _current(home: Path) -> dict[str, Any] | None:
-    try:
-        found: dict[str, Any] = json.loads((home / "current.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found
 
 
 def _read(text: str) -> Any:
@@ -404,25 +335,13 @@ def _short(value: Any) -> str:
 
 def _line(at: float, line: dict[str, Any]) -> str:
     try:
-        return json.dumps({"at": _iso(at), **line}, allow_nan=False) + "\n"
+        return json.dumps({"at": iso(at), **line}, allow_nan=False) + "\n"
     except ValueError:  # JSON has no nan
         kept = {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in line.items()}
-        return json.dumps({"at": _iso(at), **kept}) + "\n"
+        return json.dumps({"at": iso(at), **kept}) + "\n"
 
 
-def _iso(at: float) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at)) + f".{int(at % 1 * 1000):03d}Z"
-
-
-def _append(path: str, text: str) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    try:
-        os.write(fd, text.encode())
-    finally:
-        os.close(fd)
-
-
-_MODULES = (("kale_proxy", "values"), ("kale_proxy", "pack"), ("kale_proxy", "look"), ("kale_proxy", "inside"))
+_MODULES = (("kale_proxy", "values"), ("kale_proxy", "pack"), ("kale_proxy", "checkpoints"), ("kale_proxy", "look"), ("kale_proxy", "inside"))
 
 # Only where they can't be imported: the environment may have a Kale of its own.
 _LOADER = """

@@ -10,9 +10,10 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from kale_proxy import attempt, procs
+from kale_proxy.attempt import RESTART, VISITED
+from kale_proxy.checkpoints import ENDING
 from kale_proxy.claim import pid_start
 from kale_proxy.record import new_result, now, write_event
-from kale_proxy.stayopen import RESTART, VISITED
 from kale_proxy.values import write_atomic
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class Job:
         self.state = "running"
         self.reason = ""
         self.is_frozen = False
+        self.is_warned = False
         self.kill_reason: str | None = None
         self.kill_state = "failed"
         self.kill_at: float | None = None
@@ -91,6 +93,28 @@ class Job:
         if self.is_frozen:
             self.is_frozen = False
             procs.send(procs.tree(self.leader, self.spec.uuid), signal.SIGCONT)
+
+    def begin_point(self) -> None:
+        """Count time anew: one of many points begins in its kernel."""
+        self.started = time.monotonic()
+        if self.is_warned:
+            self.is_warned = False
+            (self.live / ENDING).unlink(missing_ok=True)
+
+    def warn(self, words: str) -> None:
+        """Tell the step that its end is near: its Python code by a file (:mod:`kale_proxy.checkpoints`), bash by SIGUSR1 if it has a trap for that."""
+        self.is_warned = True
+        with contextlib.suppress(OSError):
+            write_atomic(self.live / ENDING, json.dumps({"at": now(), "reason": words}).encode())
+            write_event(self.spec, "warned", reason=words, state=self.state)
+        if self.spec.kind in {"shell", "script"}:
+            procs.send([pid for pid in self._scripts() if procs.catches(pid, signal.SIGUSR1)], signal.SIGUSR1)
+
+    def _scripts(self) -> list[int]:
+        """Return the process of the step's script; in a container its runtime may be between, and catches all signals."""
+        if self.spec.container is None:
+            return procs.children(self.leader)
+        return [pid for pid in procs.tree(self.leader, self.spec.uuid) if procs.name(pid) == "bash"]
 
     def kernel_pid(self) -> int:
         """Return the process that holds the kernel: the job's own, or the one a foreign kernel was started as."""
@@ -197,8 +221,8 @@ class Job:
     def _exit_words(self, code: int) -> str:
         if code == attempt.BROKEN:
             return f"Kale's own worker failed; its report: {self.raw_log().strip()[-2000:]}"
-        if self.spec.kind in {"kernel", "notebook"}:
-            return f"the kernel {self.spec.kernel or 'of the notebook'} ended with exit code {code} while the cell ran"
+        if self.spec.kind in {"kernel", "notebook"} or self.spec.container:
+            return f"the kernel {self.spec.kernel or 'of the step'} ended with exit code {code} while the cell ran"
         return f"the process left by os._exit({code}) or a library's exit({code}), so no outputs were saved"
 
     def unrecorded(self) -> JobResult:

@@ -12,16 +12,16 @@ import os
 import resource
 import secrets
 import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kale_proxy import attempt, claim, languages, shellrun, values
+from kale_proxy import attempt, claim, container, languages, shellrun, values
 from kale_proxy.agent_visit import has_subshells
 from kale_proxy.gate import Gate
 from kale_proxy.journal import JournalWriter
+from kale_proxy.kernelcommand import CannotStart, kernel_command
 from kale_proxy.record import (
     cells_of,
     new_result,
@@ -66,7 +66,7 @@ class KernelRun:
         self.folder = Path(spec.folder)
         self.started_at = now()
         self.journal = JournalWriter(live)
-        self.recorder = Recorder(self.folder, cells_of(spec, language=""), notebook_metadata(spec))
+        self.recorder = Recorder(self.folder, cells_of(spec, language="python" if spec.kind == "python" else ""), notebook_metadata(spec))
         self.kernel: subprocess.Popen[bytes] | None = None
         self.language = ""
         self.saved = time.monotonic()
@@ -88,8 +88,8 @@ class KernelRun:
             assert self.kernel is not None
             code = self.kernel.wait()
             how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
-            log = (self.live / "raw.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()[-40:]
-            reason = f"the kernel {self.spec.kernel} {how} while the cell ran" + (f": {log[-1]}" if log else "")
+            log = self._last_words()
+            reason = f"the kernel {self.spec.kernel or 'of the container'} {how} while the cell ran" + (f": {log[-1]}" if log else "")
             self.recorder.error_output("KernelDied", reason, [reason, *log])
             error = {"ename": "KernelDied", "evalue": reason, "traceback": log}
             result = self._result("failed", reason, exit_code=128 - code if code < 0 else code or 1, error=error)
@@ -106,27 +106,22 @@ class KernelRun:
     def _start(self) -> JobResult | None:
         """Start the kernel and wait until it answers; return a result when it can't."""
         import zmq
-        from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
         from jupyter_client.session import Session
 
+        starting = self.live / "kernel-starting.json"
         try:
-            kernelspec = KernelSpecManager().get_kernel_spec(self.spec.kernel or "python3")
-        except NoSuchKernel:
-            return self._result("failed", f"the kernel {self.spec.kernel} is not installed here: see `jupyter kernelspec list`")
+            command = kernel_command(self.spec, self.live, starting)
+        except CannotStart as exc:
+            return self._result("failed", str(exc))
         key = secrets.token_hex(32)
         info: dict[str, Any] = {f"{name}_port": number for number, name in enumerate(CHANNELS, 1)}
         info |= {"transport": "ipc", "ip": str(self.live / "k"), "key": key, "signature_scheme": "hmac-sha256", "kernel_name": self.spec.kernel}
-        info["kale_interrupt"] = kernelspec.interrupt_mode
-        starting = self.live / "kernel-starting.json"
+        info["kale_interrupt"] = command.interrupt_mode
         values.write_atomic(starting, json.dumps(info).encode())
-        argv = [part.format(connection_file=str(starting), resource_dir=kernelspec.resource_dir) for part in kernelspec.argv]
-        if argv[0] in {"python", "python3", f"python3.{sys.version_info[1]}"}:
-            argv[0] = sys.executable  # as jupyter_client does: the kernelspec of this very environment
-        environment = {**os.environ, **{name: os.path.expandvars(text) for name, text in kernelspec.env.items()}}
         try:
-            self.kernel = subprocess.Popen(argv, cwd=self.spec.cwd, env=environment, stdin=subprocess.DEVNULL)
+            self.kernel = subprocess.Popen(command.argv, cwd=self.spec.cwd, env=command.environ, stdin=subprocess.DEVNULL)
         except OSError as exc:
-            return self._result("failed", f"the kernel {self.spec.kernel} could not be started: {argv[0]}: {exc.strerror or exc}")
+            return self._result("failed", f"the kernel {self.spec.kernel} could not be started: {command.argv[0]}: {exc.strerror or exc}")
         (self.live / "kernel.pid").write_text(str(self.kernel.pid), encoding="ascii")
         self.session = Session(key=key.encode())
         self.context = zmq.Context()
@@ -143,14 +138,22 @@ class KernelRun:
         self.poller = zmq.Poller()
         for sock in (self.iopub, self.shell, self.stdin):
             self.poller.register(sock, zmq.POLLIN)
-        return self._wait_ready(info)
+        try:
+            return self._wait_ready(info)
+        except KernelGone:
+            if self.spec.container is None:
+                raise
+            return self._result("failed", container.why_gone(self.spec, self._last_words()))
+
+    def _last_words(self) -> list[str]:
+        return (self.live / "raw.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()[-40:]
 
     def _wait_ready(self, info: dict[str, Any]) -> JobResult | None:
         end = time.monotonic() + READY_S
         reply: dict[str, Any] | None = None
         while reply is None or self.journal.seq == 0:  # an iopub message proves that the subscription holds
             if time.monotonic() > end:
-                return self._result("failed", f"the kernel {self.spec.kernel} did not answer within {READY_S:g} s")
+                return self._result("failed", f"the kernel {self.spec.kernel or 'of the container'} did not answer within {READY_S:g} s")
             with contextlib.suppress(TimeoutError):
                 reply = self._request("kernel_info_request", {}, timeout=0.5)
         self.language = reply.get("language_info", {}).get("name", "")
@@ -160,6 +163,9 @@ class KernelRun:
             from kale_proxy import inside
 
             self._execute(inside.bootstrap_source(), is_silent=True)
+            if self.spec.container is not None:  # what we have started may be the runtime, which is not to be interrupted
+                path = str(self.live / "kernel.pid")
+                self._execute(f"with open({path!r}, 'w') as _f: _f.write(str(__import__('os').getpid()))\ndel _f", is_silent=True)
         if info["kale_subshells"]:
             from kale_proxy import visits
 
@@ -176,10 +182,8 @@ class KernelRun:
             return self._result("failed", f"step `{spec.step}` could not get its inputs: {exc}")
         if prelude is None:
             return self._result("failed", f"--params and --inputs can't be given to a {self.language} kernel yet: use --env and --files-in")
-        if prelude:
-            reply = self._execute(prelude, is_silent=True)
-            if said := languages.failure(spec) or (reply["status"] != "ok" and (reply.get("evalue") or reply.get("ename") or "it failed")):
-                return self._result("failed", f"step `{spec.step}` could not get its inputs: {said}", error=_error(reply))
+        if (failure := self._prepare(prelude)) is not None:
+            return failure
         if spec.is_gate and (failure := self._wait_at_gate()) is not None:
             return failure
         reply = self._execute(spec.code, msg_id=f"{CELL_PREFIX}step-{spec.uuid}")
@@ -191,6 +195,22 @@ class KernelRun:
         except values.ValueFileError as exc:
             return self._result("failed", f"step `{spec.step}`: {exc}")
         return self._result("completed", "", exit_code=0, outputs=index, files=tuple(files))
+
+    def _prepare(self, prelude: str) -> JobResult | None:
+        """Set parameters and inputs, and run the common cell; inputs of classes that it defines come after it."""
+        spec = self.spec
+        reply = self._execute(prelude, is_silent=True) if prelude else {"status": "ok"}
+        if spec.common.strip():
+            self._execute("_kale_before = set(globals())", is_silent=True)
+            said = self._execute(spec.common, msg_id=f"{CELL_PREFIX}common-{spec.uuid}")
+            self._execute("_kale_common = set(globals()) - _kale_before\ndel _kale_before", is_silent=True)
+            if said["status"] != "ok":
+                failed = self._raised(said)
+                return replace(failed, reason=f"in %%kale_common: {failed.reason}") if failed.state == "failed" else failed
+            if reply["status"] != "ok":
+                reply = self._execute(prelude, is_silent=True)
+        why = languages.failure(spec) or (str(reply.get("evalue") or reply.get("ename") or "it failed") if reply["status"] != "ok" else "")
+        return self._result("failed", f"step `{spec.step}` could not get its inputs: {why}", error=_error(reply)) if why else None
 
     def _tell(self, state: str, reason: str) -> None:
         with contextlib.suppress(OSError):

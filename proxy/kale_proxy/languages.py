@@ -73,7 +73,8 @@ def collecting(language: str, spec: JobSpec) -> str:
     if name == "python":
         return (
             f"{_VALUES}\nfrom pathlib import Path as _p\n"
-            f"_kale_values.save_all({{_n: globals()[_n] for _n in {list(spec.outputs)!r}}}, _p({folder!r}), forms={spec.formats!r})\n"
+            f"_kale_values.save_all({{_n: globals()[_n] for _n in {list(spec.outputs)!r}}}, _p({folder!r}), forms={spec.formats!r}, "
+            "portable=globals().get('_kale_common', ()))\n"
             "del _p, _kale_values"
         )
     if name == "bash":

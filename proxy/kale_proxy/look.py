@@ -78,15 +78,15 @@ def take(namespace: MutableMapping[str, Any], names: Sequence[str], folder: str,
     kale_proxy.values.ValueFileError
         A value can't be loaded; then nothing is changed.
     """
-    from kale_proxy import inside
+    from kale_proxy import checkpoints, inside
 
     found = {name: values.load(Path(folder), name) for name in names}
     changed = {name: value for name, value in found.items() if name in inside.params}
     namespace.update(found)
     if changed:
         inside.change(changed, by)
-    if (others := [name for name in names if name not in changed]) and inside.step_folder():
-        inside.record_event(inside.step_folder(), "pushed", by=by, names=others)
+    if (others := [name for name in names if name not in changed]) and checkpoints.step_folder():
+        checkpoints.record_event(checkpoints.step_folder(), "pushed", by=by, names=others)
 
 
 def describe_json(namespace: Mapping[str, Any]) -> str:

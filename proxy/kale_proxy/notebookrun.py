@@ -35,6 +35,9 @@ class NotebookRun(KernelRun):
         except NotebookError as exc:
             self._problem, data = str(exc), {"cells": [], "metadata": {}}
         metadata = data.get("metadata") or {}
+        language = (metadata.get("kernelspec") or {}).get("language") or (metadata.get("language_info") or {}).get("name") or "python"
+        if spec.container is not None and language != "python":
+            self._problem = f"the notebook {spec.notebook} is for {language}, and the kernel of a container is its python3"
         named = (metadata.get("kernelspec") or {}).get("name")
         self.spec = replace(spec, kernel=spec.kernel or named or "python3")
         self._data = data

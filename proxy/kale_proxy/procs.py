@@ -73,6 +73,33 @@ def members(roots: Iterable[int], processes: dict[int, Process]) -> dict[int, li
     return groups
 
 
+def children(pid: int) -> list[int]:
+    """Return the processes that a process has started and that live."""
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as stream:
+            return [int(word) for word in stream.read().split()]
+    except OSError:
+        return []
+
+
+def name(pid: int) -> str:
+    """Return a process's name, empty when it is gone."""
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as stream:
+            return stream.read().strip()
+    except OSError:
+        return ""
+
+
+def catches(pid: int, signum: signal.Signals) -> bool:
+    """Whether a process has a handler of its own for a signal, as bash for a ``trap``."""
+    with contextlib.suppress(OSError, ValueError), open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as stream:
+        for line in stream:
+            if line.startswith("SigCgt:"):
+                return bool(int(line.split()[1], 16) >> (signum - 1) & 1)
+    return False
+
+
 def marked(uuid: str, processes: Iterable[int]) -> list[int]:
     """Return those processes of this user whose environment has ``KALE_JOB=uuid``."""
     mark = f"KALE_JOB={uuid}".encode()

@@ -45,6 +45,13 @@ def run(spec: JobSpec, live: Path) -> JobResult:
         environment = {**os.environ, **spec.env, **job_environment(spec), **shell_variables(spec)}
         require_files(spec)
         command = write_script(spec)
+        if spec.container is not None:
+            from kale_proxy.container import ContainerError, wrap
+
+            try:
+                command, environment = wrap(spec, live, command, environment)
+            except ContainerError as exc:
+                return _finish(spec, new_result(spec, "failed", started_at, exit_code=127, reason=str(exc)))
     except values.ValueFileError as exc:
         return _finish(spec, new_result(spec, "failed", started_at, exit_code=1, reason=f"step `{spec.step}` could not get its inputs: {exc}"))
     outputs = folder / "outputs"

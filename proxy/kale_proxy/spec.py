@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 SPEC_VERSION = 1
+WARN_S = 120.0  # before its walltime ends a step is told, if it does not say when; at most a quarter of the walltime
 
 
 def read_literal(text: str) -> object:
@@ -74,6 +75,15 @@ class LimitSpec:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ContainerSpec:
+    """An image in which the step's code runs; ``runtime`` empty: what there is on the node. ``binds`` are folders that it sees besides the step's."""
+
+    image: str
+    runtime: str = ""
+    binds: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PointSpec:
     """One point of a sweep for a kernel that runs many: what differs from point to point."""
 
@@ -109,9 +119,11 @@ class JobSpec:
     files_out: tuple[str, ...] = ()
     env: dict[str, str] = field(default_factory=dict)  # added to the worker's own
     limits: LimitSpec = field(default_factory=LimitSpec)
+    container: ContainerSpec | None = None
     is_gate: bool = False  # it waits for a person before its code
     hold_s: float = 600.0  # how long a stopped step's kernel stays for a look
     hold_on_failure_s: float = 0.0  # the same after its code has failed
+    warn_s: float | None = None  # so long before its walltime ends it is told; None: see WARN_S
     restart: int = 0  # how often its kernel was started afresh within the attempt
     idle_s: float | None = None  # its kernel stays after the code, until nobody has used it for so long
     parents: tuple[ParentSpec, ...] = ()  # checked by the job itself where a queue's word for it is not enough
@@ -151,10 +163,24 @@ class JobSpec:
             for item in data["inputs"]
         )
         limits = LimitSpec(**{**data["limits"], "gpus": tuple(data["limits"]["gpus"])})
-        lists = {name: tuple(data[name]) for name in ("outputs", "files_in", "files_out")}
+        lists: dict[str, Any] = {name: tuple(data[name]) for name in ("outputs", "files_in", "files_out")}
         parents = tuple(ParentSpec(**item) for item in data.get("parents", ()))
+        if (box := data.get("container")) is not None:
+            lists["container"] = ContainerSpec(**{**box, "binds": tuple(box["binds"])})
         points = tuple(PointSpec(**item) for item in data.get("points", ()))
         return cls(**{**data, **lists, "inputs": inputs, "limits": limits, "parents": parents, "points": points})
+
+    @property
+    def is_warm(self) -> bool:
+        """Whether its kernel is forked from a warm process, and not started as a program of its own."""
+        return self.kind == "python" and self.container is None
+
+    def warn_before_s(self) -> float:
+        """Return how many seconds before its end it is told of it."""
+        if self.warn_s is not None:
+            return self.warn_s
+        limit = self.limits.walltime_s
+        return WARN_S if limit is None else min(WARN_S, limit / 4)
 
     def parameters(self) -> dict[str, object]:
         """Return the parameters as Python values."""

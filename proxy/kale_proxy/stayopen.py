@@ -12,14 +12,14 @@ import os
 import signal
 from typing import TYPE_CHECKING, Any
 
+from kale_proxy.attempt import RESTART, VISITED
+
 if TYPE_CHECKING:
     import socket
     from pathlib import Path
 
     from kale_proxy.stepkernel import StepApp
 
-VISITED = "visited"
-RESTART = "restart"
 _TICK_S = 0.25
 _STOOD_STILL_S = 2.0
 _REPLY_S = 0.1

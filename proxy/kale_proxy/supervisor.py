@@ -95,7 +95,7 @@ class Supervisor:
                     key.data()
             if not ready and len(self.spares) < self._wanted_spares():
                 self._fork_spare()
-            self.guard.tick(self.kill)
+            self.guard.tick(self.kill, self.warn)
             self._look_for_pauses()
         self.close()
 
@@ -232,7 +232,7 @@ class Supervisor:
 
     def begin(self, spec: JobSpec) -> None:
         """Run one attempt: hand it to a spare, or fork a process for it."""
-        if spec.kind == "python" and self.spares:
+        if spec.is_warm and self.spares:
             spare = self.spares.pop(0)
             spare.give(spec)
             job = Job(spec, spare.pid, spare.live, spare.link, spare.agent_listener)
@@ -315,7 +315,7 @@ class Supervisor:
         for line in lines:
             said = json.loads(line)  # the step has written it into its events
             if "point" in said:  # one of many begins: the walltime is that of each
-                job.started = time.monotonic()
+                job.begin_point()
                 continue
             job.state, job.reason = said["state"], said.get("reason", "")
             self._tell({"ev": "state", "uuid": job.spec.uuid, "state": job.state, "reason": job.reason})
@@ -336,6 +336,14 @@ class Supervisor:
     def _moved(self, job: Job, state: str, reason: str) -> None:
         job.move(state, reason)
         self._tell({"ev": "state", "uuid": job.spec.uuid, "state": state, "reason": reason})
+
+    def warn(self, job: Job, words: str) -> None:
+        """Tell a step, once, that its end is near."""
+        if not job.is_warned and not job.is_finishing:
+            job.warn(words)
+            if job.state == "running":
+                job.reason = words
+                self._tell({"ev": "state", "uuid": job.spec.uuid, "state": job.state, "reason": words})
 
     def _look_for_pauses(self) -> None:
         """See which steps a visitor holds still, and which go on; a step that is kept for a look, or frozen, says so itself."""

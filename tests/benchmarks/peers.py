@@ -6,9 +6,10 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
-from measure import Figure, stopwatch
+from measure import Figure, median, spread, stopwatch
 
 _PAPERMILL = """
 import sys, papermill
@@ -52,3 +53,84 @@ def snakemake(peers):
         if result.returncode:
             sys.exit(f"snakemake failed:\n{result.stderr[-2000:]}")
     return [Figure("Snakemake, 200 rules `true`", 200 / seconds(), "steps/s", note="no kernels, no notebooks")]
+
+
+_SSHPYK = """
+import json, os, signal, subprocess, sys, threading, time
+from queue import Empty
+from jupyter_client.manager import KernelManager
+
+mode, times, lines = sys.argv[1], [], []
+
+
+def cut():
+    time.sleep(1.5)
+    if mode == "kill":
+        for pid in subprocess.run(["pgrep", "-f", "^ssh: " + os.getcwd() + "/m-"], capture_output=True, text=True).stdout.split():
+            os.kill(int(pid), signal.SIGKILL)
+    else:
+        sys.stdout.write("cut\\n"); sys.stdout.flush()
+
+
+manager = KernelManager(kernel_name="far")
+begun = time.perf_counter()
+manager.start_kernel()
+client = manager.client()
+client.start_channels()
+client.wait_for_ready(timeout=60)
+client.execute("1+1", reply=True, timeout=30)
+took = time.perf_counter() - begun
+msg_id = client.execute("import time\\nfor i in range(60):\\n    print('line', i, flush=True)\\n    time.sleep(0.05)")
+threading.Thread(target=cut, daemon=True).start()
+text, is_idle, end = "", False, time.monotonic() + 30
+while time.monotonic() < end and not is_idle:
+    try:
+        message = client.get_iopub_msg(timeout=1)
+    except Empty:
+        continue
+    if message["parent_header"].get("msg_id") == msg_id and message["msg_type"] == "stream":
+        text += message["content"]["text"]
+    is_idle = message["parent_header"].get("msg_id") == msg_id and message["content"].get("execution_state") == "idle"
+sys.stdout.write(json.dumps({"took": took, "lines": len(text.splitlines()), "idle": is_idle}) + "\\n")
+sys.stdout.flush()
+os._exit(0)
+"""
+
+
+def sshpyk(peers):
+    """A notebook's kernel on a login host through sshpyk: from its start to the first reply, and 60 lines while its ssh is killed or the cable is out for 2 s."""
+    from tests.cluster.hosts import Hosts, missing
+
+    if why := missing(slurm=True):
+        print(f"\nsshpyk was not measured: {why}")
+        return []
+    if not (peers / "sshpyk").exists():
+        print("\nsshpyk was not measured: it is not installed in the peers' environment")
+        return []
+    took = []
+    with tempfile.TemporaryDirectory(prefix="kale-b-") as folder, Hosts(slurm=True) as hosts:
+        environ = hosts.environ(JUPYTER_DATA_DIR=f"{folder}/data", JUPYTER_RUNTIME_DIR=f"{folder}/run")
+        Path(folder, "run").mkdir()
+        config = Path(folder, "config")
+        config.write_text(f"Host login\n  ControlMaster auto\n  ControlPath {folder}/m-%C\n  ControlPersist 10m\nMatch all\nInclude {hosts.ssh_config}\n")
+        add = [peers / "sshpyk", "add", "--kernel-name", "far", "--language", "python", "--ssh-host-alias", "login", "--ssh-config", config]
+        add += ["--remote-python", peers / "python", "--remote-kernel-name", "python3", "--display-name", "far"]
+        subprocess.run([str(word) for word in add], env=environ, check=True, capture_output=True, timeout=60)
+        for mode in ("kill", "unplug", "kill"):
+            process = subprocess.Popen(
+                hosts.laptop.argv(str(peers / "python"), "-W", "ignore", "-c", _SSHPYK, mode), env=environ, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            )  # fmt: skip
+            said = process.stdout.readline()
+            if said.strip() == "cut":
+                hosts.set_link(hosts.laptop, is_up=False)
+                time.sleep(2)
+                hosts.set_link(hosts.laptop, is_up=True)
+                said = process.stdout.readline()
+            _, error = process.communicate(timeout=120)
+            if not said.startswith("{"):
+                print(f"\nsshpyk was not measured: {(error.strip().splitlines() or ['it said nothing'])[-1]}")
+                return []
+            found = json.loads(said)
+            took.append(found["took"] * 1e3)
+            print(f"  sshpyk, {mode}: {found['lines']} of 60 lines, the cell's end {'came' if found['idle'] else 'did not come within 30 s'}")
+    return [Figure("sshpyk, from start to the first reply", median(took), "ms", note=f"a kernel of its own on the login host; {spread(took, 'ms')}")]

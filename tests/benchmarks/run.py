@@ -76,7 +76,7 @@ def main():
                 print_table(function.__doc__.strip(), found)
                 figures += found
         if "peers" in options.only and peers:
-            found = [*others.papermill(peers), *others.snakemake(peers)]
+            found = [*others.papermill(peers), *others.snakemake(peers), *others.sshpyk(peers)]
             print_table("Peers, measured just now on this machine.", found)
             _compare(figures, found)
     finally:
@@ -99,7 +99,7 @@ def _compile():
 
 def _compare(figures, found):
     ours = next((figure for figure in figures if figure.what.startswith("200 independent")), None)
-    for peer in found if ours else ():
+    for peer in [peer for peer in found if peer.unit == ours.unit] if ours else ():
         print(f"  Kale's 200 steps against {peer.what}: {ours.value / peer.value:.1f} times the rate")
 
 

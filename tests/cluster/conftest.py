@@ -168,12 +168,12 @@ class Cluster:
         )  # fmt: skip
         return f"{done.stdout.strip()}/{name}"
 
-    def kale(self, *words: str, code: int = 0, on_laptop: bool = True) -> subprocess.CompletedProcess[str]:
+    def kale(self, *words: str, code: int = 0, on_laptop: bool = True, timeout: float = 90.0) -> subprocess.CompletedProcess[str]:
         """Run ``jupyter kale``."""
         host = self.hosts.laptop if on_laptop else self.hosts.login
         done = subprocess.run(
             host.argv(sys.executable, "-m", "kale_magic.cli.main", *words),
-            capture_output=True, text=True, check=False, env=self.environ(on_laptop=on_laptop), cwd=self.laptop, timeout=90,
+            capture_output=True, text=True, check=False, env=self.environ(on_laptop=on_laptop), cwd=self.laptop, timeout=timeout,
         )  # fmt: skip
         assert done.returncode == code, done.stdout + done.stderr
         return done

@@ -1,6 +1,6 @@
 """A small cluster on this machine: hosts as namespaces with addresses, names, sshd and, if asked, a real Slurm.
 
-``laptop -- login -- node1..nodeN``: the laptop reaches the login host alone. Needs root, iproute2 and openssh-server; all
+``laptop -- login -- node1..nodeN``: the laptop reaches the login hosts alone; a second one is ``login2``. Needs root, iproute2 and openssh-server; all
 state is in one folder, every process is a child that dies with this one, and namespaces die with their processes. By hand::
 
     python -m tests.cluster.hosts --slurm        # until Ctrl-C; prints how to get onto each host
@@ -45,6 +45,13 @@ def missing(*, slurm: bool = False) -> str:
     return "" if made.returncode == 0 else "this machine lets no network namespaces be made: run where root may"
 
 
+def missing_rest() -> str:
+    """Why there can be no slurmrestd that takes tokens; empty if there can."""
+    plugins = [*Path("/usr/lib").glob("*/slurm*/auth_jwt.so")]
+    there = shutil.which("slurmrestd", path=_path()) and plugins
+    return "" if there else "needs slurmrestd and Slurm's JWT plugin: make system-deps"
+
+
 class Host:
     """One host: its name, addresses, and the process that holds its namespaces."""
 
@@ -82,16 +89,18 @@ class Host:
 class Hosts:
     """The cluster; a context manager.
 
-    ``nodes`` is how many there are, ``ssh_to_nodes`` whether sshd runs on them, ``slurm`` whether Slurm does.
+    ``nodes`` is how many there are, ``ssh_to_nodes`` whether sshd runs on them, ``slurm`` whether Slurm does, ``login2``
+    whether there is a second login host.
     """
 
-    def __init__(self, *, nodes: int = 2, slurm: bool = False, ssh_to_nodes: bool = True) -> None:
+    def __init__(self, *, nodes: int = 2, slurm: bool = False, ssh_to_nodes: bool = True, login2: bool = False) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="kc-", dir="/tmp"))
         self.folder.chmod(0o755)
         self.slurm = slurm
         self.ssh_to_nodes = ssh_to_nodes
         self.laptop = Host("laptop", {"campus": "10.78.0.2"})
         self.login = Host("login", {"cluster": "10.77.0.10", "campus": "10.78.0.10"})
+        self.login2 = Host("login2", {"cluster": "10.77.0.200", "campus": "10.78.0.200"}) if login2 else None
         self.nodes = [Host(f"node{number}", {"cluster": f"10.77.0.{10 + number}"}) for number in range(1, nodes + 1)]
         self._processes: list[subprocess.Popen[bytes]] = []
         self._servers: list[subprocess.Popen[bytes]] = []
@@ -99,8 +108,12 @@ class Hosts:
         self.controller: subprocess.Popen[bytes] | None = None
 
     @property
+    def logins(self) -> list[Host]:
+        return [self.login, *([self.login2] if self.login2 is not None else [])]
+
+    @property
     def hosts(self) -> list[Host]:
-        return [self.laptop, self.login, *self.nodes]
+        return [self.laptop, *self.logins, *self.nodes]
 
     @property
     def ssh_config(self) -> Path:
@@ -115,7 +128,7 @@ class Hosts:
         try:
             self._wire()
             self._keys()
-            for host in [self.login, *(self.nodes if self.ssh_to_nodes else ())]:
+            for host in [*self.logins, *(self.nodes if self.ssh_to_nodes else ())]:
                 self.start_sshd(host)
             if self.slurm:
                 self._start_slurm()
@@ -204,7 +217,7 @@ class Hosts:
     def _keys(self) -> None:
         (self.folder / "log").mkdir()
         Path("/run/sshd").mkdir(exist_ok=True)
-        for name in ("id", *(f"host_{host.name}" for host in [self.login, *self.nodes])):
+        for name in ("id", *(f"host_{host.name}" for host in [*self.logins, *self.nodes])):
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.folder / name)], check=True)
         shutil.copy(self.folder / "id.pub", self.folder / "authorized")
         self.write_known_hosts()
@@ -217,6 +230,8 @@ class Hosts:
             "Host login cluster",
             f"  HostName {self.login.addresses['campus']}",
         ]
+        if self.login2 is not None:
+            lines += ["Host login2", f"  HostName {self.login2.addresses['campus']}"]
         for node in self.nodes:
             lines += [f"Host {node.name}", f"  HostName {node.address}"]
         self.ssh_config.write_text("\n".join(lines) + "\n")
@@ -224,7 +239,7 @@ class Hosts:
     def write_known_hosts(self, **changed: str) -> None:
         """Write what the laptop's user knows of host keys; ``changed`` maps host names to other keys, "" to none."""
         lines = []
-        for host in [self.login, *self.nodes]:
+        for host in [*self.logins, *self.nodes]:
             key = changed.get(host.name, " ".join((self.folder / f"host_{host.name}.pub").read_text().split()[:2]))
             lines += [f"{address} {key}" for address in host.addresses.values() if key]
         (self.folder / "known_hosts").write_text("\n".join(lines) + "\n")
@@ -284,6 +299,8 @@ class Hosts:
         munge.chmod(0o755)
         (munge / "key").write_bytes(os.urandom(1024))
         (munge / "key").chmod(0o400)
+        (self.folder / "state" / "jwt").write_bytes(os.urandom(32))
+        (self.folder / "state" / "jwt").chmod(0o400)
         self._start(
             ["munged", "--foreground", "--force", f"--socket={munge}/sock", f"--key-file={munge}/key", f"--pid-file={munge}/pid",
              f"--seed-file={munge}/seed", f"--log-file={self.folder}/log/munged"],
@@ -296,6 +313,19 @@ class Hosts:
             (self.folder / "spool" / node.name).mkdir()
             self._start(node.argv("slurmd", "-D", "-N", node.name), log=f"slurmd-{node.name}", SLURM_CONF=str(self.slurm_conf))
         _poll(self._is_idle, "the nodes")
+
+    def start_rest(self, port: int = 6820) -> str:
+        """Start slurmrestd on the login host, which takes tokens alone; return its address. It refuses to run as root."""
+        words = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "slurmrestd", "-a", "rest_auth/jwt", "-s", "openapi/v0.0.38", f"{self.login.address}:{port}"]
+        self._start(self.login.argv(*words), log="slurmrestd", SLURM_CONF=str(self.slurm_conf), SLURM_JWT="daemon")
+        _poll(lambda: self._listens(self.login, port), "slurmrestd")
+        return f"http://{self.login.address}:{port}"
+
+    def token(self, lifespan_s: int = 600) -> str:
+        """Return a token of this user for slurmrestd."""
+        words = self.login.argv("scontrol", "token", f"lifespan={lifespan_s}")
+        said = subprocess.run(words, capture_output=True, text=True, check=True, env=self.environ())
+        return said.stdout.strip().partition("=")[2]
 
     def start_controller(self) -> None:
         """Start slurmctld, from the state that the one before it left."""
@@ -327,6 +357,7 @@ class Hosts:
         lines = [
             "ClusterName=lab", f"SlurmctldHost=login({self.login.address})", "SlurmUser=root", "SlurmdUser=root",
             "AuthType=auth/munge", f"AuthInfo=socket={folder}/munge/sock,cred_expire=5",
+            *(["AuthAltTypes=auth/jwt", f"AuthAltParameters=jwt_key={folder}/state/jwt"] if not missing_rest() else []),
             f"StateSaveLocation={folder}/state", f"SlurmdSpoolDir={folder}/spool/%n",
             f"SlurmctldPidFile={folder}/run/slurmctld.pid", f"SlurmdPidFile={folder}/run/slurmd-%n.pid",
             "ProctrackType=proctrack/linuxproc", "TaskPlugin=task/none", "SwitchType=switch/none", "MpiDefault=none",
@@ -334,7 +365,10 @@ class Hosts:
             "SelectType=select/cons_tres", "SelectTypeParameters=CR_CPU_Memory", "DefMemPerCPU=100",
             "SchedulerParameters=sched_interval=1,sched_min_interval=0,batch_sched_delay=0,bf_interval=1,bf_continue,kill_invalid_depend",
             *(f"NodeName={node.name} NodeAddr={node.address} CPUs={CPUS} RealMemory=4000" for node in self.nodes),
-            "PartitionName=debug Nodes=ALL Default=YES MaxTime=1-0 State=UP",
+            "PreemptType=preempt/partition_prio", "PreemptMode=CANCEL",
+            "PartitionName=debug Nodes=ALL Default=YES MaxTime=1-0 PreemptMode=OFF State=UP",
+            "PartitionName=spare Nodes=ALL MaxTime=1-0 GraceTime=5 State=UP",
+            "PartitionName=urgent Nodes=ALL MaxTime=1-0 PriorityTier=10 PreemptMode=OFF State=UP",
         ]  # fmt: skip
         return "\n".join(lines) + "\n"
 

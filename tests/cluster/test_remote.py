@@ -257,7 +257,7 @@ def test_files_that_are_there_are_not_sent_again_and_a_cut_transfer_goes_on(clus
         assert mirror.upload(client, there, files) == 0
         part.write_bytes(b"something else")
         Path(there, "big.bin").unlink()
-        with pytest.raises(UsageError, match=r"big.bin did not arrive whole on login\. Submit again"):
+        with pytest.raises(UsageError, match=r"big.bin did not arrive whole on login\. Ask again"):
             mirror.upload(client, there, files)
         assert mirror.upload(client, there, files) == len(data)
         shutil.rmtree(there)

@@ -29,8 +29,8 @@ def test_variables_win_over_the_file(home):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("[manager]\nidle = 1\n", r"manager\.idle is no setting\. Known in \[manager\]: idle_stop_s, keep_events"),
-        ("[pbs]\nx = 1\n", r"pbs\.x is no setting\. Known sections: manager, local, slurm, open"),
+        ("[manager]\nidle = 1\n", r"manager\.idle is no setting\. Known in \[manager\]: host, idle_stop_s, keep_events"),
+        ("[pbs]\nx = 1\n", r"pbs\.x is no setting\. Known sections: manager, local, slurm, container, open"),
         ("colour = 1\n", r"colour\.colour is no setting"),
         ("[manager\n", "is not TOML"),
         ("[manager]\nidle_stop_s = 'soon'\n", r"manager\.idle_stop_s = 'soon' is not a usable value"),
@@ -63,3 +63,13 @@ def test_a_folder_that_cannot_be_made_is_said_in_a_sentence(home, monkeypatch):
     monkeypatch.setenv("KALE_HOME", str(home / "file" / "below"))
     with pytest.raises(ConfigError, match="Kale has no place for its files: the folder .*file/below can't be made"):
         config.load({})
+
+
+def test_login_host_of_the_manager_is_a_name(home):
+    (home / "config.toml").write_text("[manager]\nhost = 'login'\n[hosts.far]\nvenvs = '/scratch/kale'\n")
+    assert config.load({}).manager_host == "login"
+    assert config.load({"KALE_MANAGER_HOST": ""}).manager_host == ""
+    assert config.load({}).hosts["far"].venvs == "/scratch/kale"
+    for bad in ("-oProxyCommand=x", "a b", "a;b"):
+        with pytest.raises(ConfigError, match="is no name of a host"):
+            config.load({"KALE_MANAGER_HOST": bad})

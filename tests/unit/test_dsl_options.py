@@ -16,15 +16,15 @@ def test_the_interfaces_line():
         "fit --after A,B --inputs x,up.y --outputs u,v --formats u=csv --params n=10 name='x y' --each p=range(2) --zip --files-in data/*.csv "
         "--files-out 'out/a b.csv' --nodes 2 --ntasks 4 --cpus 8 --gpus 0 --memory 4GB --walltime 00:30:00 --queue Q --account A "
         "--qos q --constraint C --reservation R --native '#SBATCH --x' --modules m1,m2 --env K=V L='a b' --setup 'source x' "
-        "--retries 3 --hold 30m --hold-on-failure 2h --no-cache --reuse-kernel --gate --executor local --tags t1,t2 --run"
+        "--container x.sif --retries 3 --hold 30m --hold-on-failure 2h --warn 5m --no-cache --reuse-kernel --gate --executor local --tags t1,t2 --run"
     )
     assert vars(given) == {
         "name": "fit", "after": ("A", "B"), "inputs": ("x", "up.y"), "outputs": ("u", "v"), "formats": {"u": "csv"}, "params": {"n": 10, "name": "x y"},
         "each": (Axis("p", (0, 1), "range(2)"),), "zip": True, "files_in": ("data/*.csv",), "files_out": ("out/a b.csv",),
         "kernel": None, "shell": False, "nodes": 2, "ntasks": 4, "cpus": 8, "gpus": 0, "memory": 4 << 30, "walltime": 1800,
         "queue": "Q", "account": "A", "qos": "q", "constraint": "C", "reservation": "R", "native": ("#SBATCH --x",),
-        "modules": ("m1", "m2"), "env": {"K": "V", "L": "a b"}, "setup": ("source x",), "retries": 3, "executor": "local",
-        "gate": True, "gate_release": False, "notebook": None, "no_cache": True, "reuse_kernel": True, "hold": 1800, "hold_on_failure": 7200,
+        "modules": ("m1", "m2"), "env": {"K": "V", "L": "a b"}, "setup": ("source x",), "container": "x.sif", "retries": 3, "executor": "local",
+        "gate": True, "gate_release": False, "notebook": None, "no_cache": True, "reuse_kernel": True, "hold": 1800, "hold_on_failure": 7200, "warn": 300,
         "tags": ("t1", "t2"), "run": True,
     }  # fmt: skip
 
@@ -75,7 +75,6 @@ BAD = {
     "fit --out a": "no option --out",
     "fit -x": "no option -x",
     "fit --gated x": "no option --gate",
-    "fit --container x.sif": "no option --container",
     "fit --outputs": "--outputs needs a value",
     "fit --native #SBATCH": "--native needs a value. Write --native '#SBATCH line'",
     "fit --cpus x": "--cpus x is not a whole number from 1 on",
@@ -179,5 +178,5 @@ def test_each_magic_has_help_that_tells_every_option(key):
 
 
 def test_what_comes_later_is_not_offered():
-    later = {"--container", "--share"}
+    later = {"--share"}
     assert not later & {option.flag for options in OPTIONS.values() for option in options}

@@ -36,3 +36,10 @@ def test_secrets_of_the_hub_are_dropped_whatever_their_name():
 
 def test_what_cannot_be_handed_to_a_program_is_dropped():
     assert clean_environment({"A": "x\0y", "": "z", "B": ""}) == ({"B": ""}, ("", "A"))
+
+
+def test_devices_and_temporary_folder_of_the_submitting_job_are_dropped():
+    job = {"SLURM_JOB_ID": "42"}
+    assert kept(CUDA_VISIBLE_DEVICES="0", ROCR_VISIBLE_DEVICES="1", TMPDIR="/scratch/job.42/x", XDG_RUNTIME_DIR="/run/user/42", **job) == set()
+    assert kept(TMPDIR="/scratch/me", TMP="/tmp/142", CUDA_HOME="/opt/cuda", **job) == {"TMPDIR", "TMP", "CUDA_HOME"}
+    assert kept(CUDA_VISIBLE_DEVICES="0", TMPDIR="/scratch/job.42") == {"CUDA_VISIBLE_DEVICES", "TMPDIR"}

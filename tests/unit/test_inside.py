@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from kale_proxy import inside
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Be a step whose folder this is."""
     monkeypatch.setenv("KALE_STEP_FOLDER", str(tmp_path))
+    monkeypatch.setenv("KALE_LIVE", str(tmp_path))
     monkeypatch.setattr(inside, "_writer", None)
     (tmp_path / "job.json").write_text(json.dumps({"params": {"n": "10", "name": "'x'", "bad": "nan"}}))
     return tmp_path
@@ -104,6 +106,27 @@ def test_a_step_run_again_finds_the_checkpoint_of_the_earlier_run(folder: Path, 
     assert inside.checkpoint.load() == {"i": 7}
 
 
+def test_a_rank_finds_its_own_checkpoint_of_the_attempt_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for rank in ("0", "1"):
+        monkeypatch.setenv("KALE_STEP_FOLDER", str(tmp_path / "attempts" / "1" / "ranks" / rank))
+        os.makedirs(os.environ["KALE_STEP_FOLDER"])
+        inside.checkpoint(i=rank)
+    monkeypatch.setenv("KALE_STEP_FOLDER", str(tmp_path / "ranks" / "1"))
+    assert inside.checkpoint.load() == {"i": "1"}
+
+
+def test_what_is_kept_is_written_only_when_the_end_is_near(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keeping = inside.Checkpoint()
+    assert not keeping.keep(i=1)
+    assert not (folder / "checkpoint").exists()
+    (folder / "ending.json").write_text("{}")
+    time.sleep(0.15)
+    assert keeping.keep(i=2)
+    assert keeping.keep(i=3)  # too soon to be written again
+    assert keeping.load() == {"i": 2}
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def test_outside_of_kale_nothing_happens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KALE_STEP_FOLDER", raising=False)
     monkeypatch.setattr(inside, "_writer", None)
@@ -111,6 +134,7 @@ def test_outside_of_kale_nothing_happens(tmp_path: Path, monkeypatch: pytest.Mon
     inside.metric(a=1)
     inside.progress(1, 2)
     inside.checkpoint(a=1)
+    assert not inside.checkpoint.keep(a=1)
     assert inside.checkpoint.load(a=2) == {"a": 2}
     assert inside.Params().get("n", 3) == 3
     assert os.listdir(tmp_path) == []

@@ -60,6 +60,7 @@ def test_the_file_reads_well():
         "      env:\n"
         '        A: "1"\n'
         "      setup: [source x]\n"
+        "      container: i/x.sif\n"
         '      native: ["#SBATCH --x=1"]\n'
         "    retries: 2\n"
         "    executor: local\n"

@@ -8,7 +8,7 @@ from kale_magic.abc import Environment
 from kale_magic.executors import slurm_text
 from kale_magic.executors.slurm_text import Line, ScriptParts
 from kale_magic.model.resources import Resources
-from kale_proxy.spec import JobSpec
+from kale_proxy.spec import JobSpec, LimitSpec
 
 
 def spec(**changes):
@@ -47,6 +47,21 @@ def test_a_script_can_be_read_and_names_the_job_after_what_the_step_asks():
     assert "#SBATCH --no-requeue\n" in text
     assert text.endswith('exec /opt/py/bin/python -m kale_proxy run "$folder/job.json"\n')
     assert is_bash(text)
+
+
+@pytest.mark.parametrize(
+    ("asked", "changes", "line"),
+    [
+        (Resources(), {}, "#SBATCH --signal=B:USR1@120"),
+        (Resources(), {"limits": LimitSpec(walltime_s=80)}, "#SBATCH --signal=B:USR1@20"),
+        (Resources(), {"warn_s": 600}, "#SBATCH --signal=B:USR1@600"),
+        (Resources(native=("#SBATCH --signal=B:USR1@9",)), {}, "#SBATCH --signal=B:USR1@9"),
+        (Resources(ntasks=2), {}, None),  # srun would get it
+    ],
+)
+def test_slurm_is_asked_to_tell_the_worker_before_the_end_once(asked, changes, line):
+    found = [text for text in script(asked, **changes).splitlines() if "--signal" in text]
+    assert found == ([] if line is None else [line])
 
 
 def test_a_sweep_is_one_script_in_which_each_point_finds_its_folder():

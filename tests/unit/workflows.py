@@ -41,7 +41,7 @@ def full_workflow() -> Workflow:
         files_out=("out/a b.txt",),
         resources=Resources(
             nodes=1, ntasks=2, cpus=4, gpus=0, memory_bytes=4 << 30, walltime_s=5400, queue="short", account="a", qos="q",
-            constraint="c&d", reservation="r", native=("#SBATCH --x=1",), modules=("gcc/12",), env=(("A", "1"),), setup=("source x",),
+            constraint="c&d", reservation="r", native=("#SBATCH --x=1",), modules=("gcc/12",), env=(("A", "1"),), setup=("source x",), container="i/x.sif",
         ),
         retries=2,
         executor="local",
@@ -145,6 +145,7 @@ class _Maker:
             no_cache=self.rng.choice([False, True]),
             hold_s=self.rng.choice([None, None, 1800]),
             hold_on_failure_s=self.rng.choice([None, None, 90]),
+            warn_s=self.rng.choice([None, 300]),
             executor=self.rng.choice([None, "local"]),
         )
         forms = {name: self.rng.choice(FORMS) for name in step.outputs if self.rng.random() < 0.5}

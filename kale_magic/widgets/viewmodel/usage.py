@@ -32,6 +32,7 @@ def charts(samples: Sequence[Mapping[str, Any]]) -> Charts:
         "node: memory, GB": {"used": _values(nodes, "memory_used_bytes", _GB), "there is": _values(nodes, "memory_total_bytes", _GB)},
         "node: network, MB/s": {"received": _rates(nodes, "net_received_bytes", _MB), "sent": _rates(nodes, "net_sent_bytes", _MB)},
         "node: disk, MB/s": {"read": _rates(nodes, "disk_read_bytes", _MB), "written": _rates(nodes, "disk_written_bytes", _MB)},
+        **_gpu_charts(nodes, "node"),
     }
     return _filled(found)
 
@@ -46,7 +47,23 @@ def host_charts(samples: Sequence[Mapping[str, Any]]) -> Charts:
         "this host: processors, %": {"busy": _values(rows, "cpu_percent")},
         "this host: memory, %": {"used": _values(rows, "memory_percent")},
         "this host: network, MB/s": {"received": _rates(rows, "net_received_bytes", _MB), "sent": _rates(rows, "net_sent_bytes", _MB)},
+        "this host: disk, MB/s": {"read": _rates(rows, "disk_read_bytes", _MB), "written": _rates(rows, "disk_written_bytes", _MB)},
+        **_gpu_charts(rows, "this host"),
     })
+
+
+def _gpu_charts(rows: Sequence[tuple[float, Mapping[str, Any]]], whose: str) -> Charts:
+    """Return a line for each GPU: how busy it is, its memory, its power."""
+    by_index: dict[int, list[tuple[float, Mapping[str, Any]]]] = {}
+    for at, sample in rows:
+        for gpu in sample.get("gpus") or ():
+            by_index.setdefault(int(gpu["index"]), []).append((at, gpu))
+    lines = [(f"gpu {index}", seen) for index, seen in sorted(by_index.items())]
+    return {
+        f"{whose}: GPUs busy, %": {name: _values(seen, "busy_percent") for name, seen in lines},
+        f"{whose}: GPU memory, GB": {name: _values(seen, "memory_used_bytes", _GB) for name, seen in lines},
+        f"{whose}: GPU power, W": {name: _values(seen, "power_w") for name, seen in lines},
+    }
 
 
 def _filled(found: Charts) -> Charts:
