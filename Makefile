@@ -4,15 +4,16 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint bench system-deps clean
+.PHONY: help demo test check lint bench toil system-deps clean
 
 # The first Python on the path that is new enough; another one by: make PYTHON=/path/to/python demo
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 VENV := .venv
 BENCH := .venv-bench
+TOIL := .venv-toil
 BIN := $(VENV)/bin
-DEPS := chromium openssh-server openssh-client iproute2 slurmctld slurmd slurm-client munge slurm-wlm-basic-plugins slurm-wlm-jwt-plugin slurmrestd libpam-oath charliecloud squashfs-tools r-base-core r-cran-irkernel
+DEPS := chromium openssh-server openssh-client iproute2 slurmctld slurmd slurm-client slurmdbd mariadb-server slurmrestd munge slurm-wlm-basic-plugins slurm-wlm-jwt-plugin libpam-oath charliecloud squashfs-tools r-base-core r-cran-irkernel
 PYTEST_ARGS ?= -n 2 --dist loadfile
 BENCH_ARGS ?=
 
@@ -36,13 +37,15 @@ lint: $(VENV)/.installed ## style, types and layers only
 bench: $(VENV)/.installed $(BENCH)/.installed ## measure, side by side with papermill and Snakemake (some minutes); BENCH_ARGS="--only steps attach"
 	@$(BIN)/python tests/benchmarks/run.py --peers $(BENCH)/bin $(BENCH_ARGS)
 
+toil: $(TOIL)/.installed ## Toil, another runner of CWL: a test uses it if it is there
+
 system-deps: ## as root: Debian packages that some tests need
 	@[ "$$(id -u)" = 0 ] || { echo "make system-deps installs packages: run it as root." >&2; exit 1; }
 	RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get update -q
 	RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $(DEPS)
 
 clean: ## remove what make made, the environments included
-	rm -rf $(VENV) $(BENCH) build dist demo_notebooks/out .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .grimp_cache
+	rm -rf $(VENV) $(BENCH) $(TOIL) build dist demo_notebooks/out .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .grimp_cache
 
 define make_venv
 	@[ -n "$(PYTHON)" ] || { echo "Kale needs Python 3.11 or newer, and none is on the path. On Debian or Ubuntu: apt-get install python3 python3-venv. Or: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
@@ -60,4 +63,9 @@ $(VENV)/.installed: pyproject.toml
 $(BENCH)/.installed: Makefile
 	$(call make_venv,$(BENCH))
 	$(BENCH)/bin/python -m pip install --disable-pip-version-check papermill ipykernel snakemake sshpyk
+	@touch $@
+
+$(TOIL)/.installed: Makefile
+	$(call make_venv,$(TOIL))
+	$(TOIL)/bin/python -m pip install --disable-pip-version-check 'toil[cwl]'
 	@touch $@

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import json
 import os
 import re
-import shlex
 import textwrap
 import time
 from typing import TYPE_CHECKING, Any
@@ -17,21 +15,11 @@ from kale_magic.model.step import leaves_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
-    from pathlib import Path
 
     from kale_magic.api.run import Run
     from kale_magic.compat import Workflow
 
 _GLOB = frozenset("*?[")
-GATES = ".kale-gates"
-_WAIT_FOR_A_PERSON = """\
-import os, time
-if "KALE_STEP_FOLDER" in os.environ:  # another engine that runs the export has nobody to ask
-    print({said!r}, flush=True)
-    while not os.path.exists({mark!r}):
-        time.sleep(0.2)
-    os.remove({mark!r})
-"""
 
 
 class Task:
@@ -171,37 +159,39 @@ class BatchTask(Task):
 
 
 class NotebookTask(Task):
-    """A notebook as a step. ``interactive`` (the default): the workflow waits until :meth:`continue_workflow` is called.
+    """A notebook as a step. ``interactive`` (the default): a gate, which waits until :meth:`continue_workflow` is called.
 
-    With ``interactive=False`` the code cells of ``notebook`` are the step, in the kernel that the notebook names.
+    With ``interactive=False`` the step is the ``notebook`` itself, run from its first cell to its last in the kernel that it names.
     """
 
     def __init__(self, name: str, interactive: bool = True, **options: Any) -> None:
         self.interactive = interactive
-        self._gates: list[Path] = []
         super().__init__(name, **options)
 
     def options(self, workflow: Workflow) -> dict[str, Any]:
-        """Return a step that waits for a person, or one that runs the notebook."""
+        """Return a gate, or a step that is the notebook."""
         common = self._common_options(workflow)
         if self.interactive:
-            mark = f"{GATES}/{self.step_name}"
-            self._gates.append(workflow.folder / mark)
-            where = f" Work in {self.notebook}." if self.notebook else ""
-            said = f"{self.name} waits for a person.{where} To go on: touch {shlex.quote(mark)}, or task.continue_workflow()."
-            return {"source": _WAIT_FOR_A_PERSON.format(mark=mark, said=said), **common}
+            where = f" The notebook to work in is {self.notebook}." if self.notebook else ""
+            return {"source": "pass\n", "gate": True, "description": f"Waits for a person.{where}", **common}
         if self.notebook is None:
             return {"source": "pass\n", **common}
-        code, kernel = _notebook_code(workflow.folder / self.notebook, self.name)
-        return {"source": code or "pass\n", **({"kernel": kernel} if kernel else {}), **common}
+        path = workflow.folder / self.notebook
+        if not path.is_file():
+            raise UsageError(f"Task {self.name}: its notebook {path} can't be read: it is no file.")
+        return {"source": "", "notebook": os.path.relpath(path, workflow.folder), **common}
 
-    def continue_workflow(self) -> None:
-        """Let the workflow go on; does no harm before the step waits."""
-        if not self._gates:
-            raise UsageError(f"Task {self.name} is in no workflow that was run.")
-        for gate in self._gates:
-            gate.parent.mkdir(exist_ok=True)
-            gate.touch()
+    def continue_workflow(self, **values: Any) -> None:
+        """Let the workflow go on from here; ``values`` are what was decided, variables of the step.
+
+        Raises
+        ------
+        UsageError
+            Its workflow was not run, or the step waits for nobody.
+        """
+        if self.run is None:
+            raise UsageError(f"Task {self.name} is in no workflow that was run.", "Run its workflow: pool.parsl_run(workflow).")
+        self.run[self.step_name].proceed(**values)
 
     _continue_workflow = continue_workflow
 
@@ -283,15 +273,3 @@ def step_name_of(text: str) -> str:
 
 def _is_inside(path: str) -> bool:
     return bool(path) and not leaves_folder(path) and not _GLOB & set(path) and "$" not in path
-
-
-def _notebook_code(path: Path, task: str) -> tuple[str, str | None]:
-    """Return the code cells of a notebook as one, and its kernel if that is not Python's."""
-    try:
-        book = json.loads(path.read_text(encoding="utf-8"))
-        cells = ["".join(cell["source"]) for cell in book["cells"] if cell["cell_type"] == "code"]
-        spec = book.get("metadata", {}).get("kernelspec", {})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
-        raise UsageError(f"Task {task}: its notebook {path} can't be read: {exc}.") from exc
-    is_python = spec.get("language", "python") == "python"
-    return "\n\n".join(cell for cell in cells if cell.strip()), None if is_python else str(spec.get("name"))

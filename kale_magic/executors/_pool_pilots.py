@@ -269,11 +269,13 @@ class LocalPilots:
         return Sight("running", "", ("",), left, str(pid))
 
     async def end(self, record: PoolRecord) -> None:
-        """Send SIGTERM."""
+        """Send SIGTERM, also to a process of ours that has only just begun and has said nothing yet."""
         info = _read_info(pilot_folder(pilot_base(self._settings, record.pilot), ""))
-        if info is not None and pid_start(int(info["pid"])) == info.get("pid_start"):
+        self._reap(record.pilot)
+        pid = self._children.get(record.pilot) if info is None else int(info["pid"])
+        if pid is not None and (info is None or pid_start(pid) == info.get("pid_start")):
             with contextlib.suppress(OSError):
-                os.kill(int(info["pid"]), signal.SIGTERM)
+                os.kill(pid, signal.SIGTERM)
 
     async def sweep(self, known: Callable[[], frozenset[str]]) -> int:
         """End pilots whose folders are there and belong to no pool."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from kale_magic.model.step import Step
 
-HOLDS = frozenset({"cpus", "memory", "walltime", "markdown"})
+HOLDS = frozenset({"cpus", "memory", "walltime", "markdown", "notebook", "no_cache"})
 MAIN = "workflow.cwl"
 _PLAIN = re.compile(r"[\w.+,:@^-]+")
 _SUFFIXES = (".json", ".npy", ".pkl")
@@ -40,7 +40,7 @@ def folder_files(project: Project, *, keeps_stderr: bool = False) -> dict[str, s
         files[COMMON] = project.workflow.common_code()
     for step in project.steps():
         files[f"steps/{step.name}.cwl"] = _text({"cwlVersion": "v1.2", **writer.tool(step)})
-        files[f"steps/{code_name(step)}"] = step.code
+        files[f"steps/{code_name(step)}"] = project.code(step)
     return files
 
 
@@ -168,7 +168,7 @@ class _Writer:
         for name in self.shared(step):
             inputs[_own(name)] = _file_input({"class": "File", "location": f"../{name}"}) if self.is_folder else "File"
         name = code_name(step)
-        code = {"class": "File", "location": name} if self.is_folder else _literal_file(name, step.code)
+        code = {"class": "File", "location": name} if self.is_folder else _literal_file(name, self.project.code(step))
         inputs["kale_code"] = _file_input(code)
         # as text, since readers of CWL take "name" and the like for their own words at any depth
         told = json.dumps(self.described(step), ensure_ascii=False)
@@ -224,6 +224,8 @@ class _Writer:
             found["ResourceRequirement"] = wanted
         if asked.walltime_s:
             found["ToolTimeLimit"] = {"timelimit": asked.walltime_s}
+        if step.no_cache:
+            found["WorkReuse"] = {"enableReuse": False}
         return found
 
     def shared(self, step: Step) -> list[str]:

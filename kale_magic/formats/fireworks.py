@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from kale_magic.model.step import Step
 
 HOLDS = frozenset({
-    "nodes", "ntasks", "cpus", "gpus", "memory", "walltime", "queue", "account", "qos", "constraint", "tags", "markdown",
+    "nodes", "ntasks", "cpus", "gpus", "memory", "walltime", "queue", "account", "qos", "constraint", "tags", "markdown", "notebook",
 })  # fmt: skip
 MAIN = "workflow.yaml"
 _ENTER = f'cd "${{KALE_PROJECT:-.}}" && while [ ! -e {RUNNER} ] && [ "$PWD" != / ]; do cd ..; done'

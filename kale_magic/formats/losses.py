@@ -15,9 +15,14 @@ if TYPE_CHECKING:
 
 _SHOWN = 6
 _NEEDS_KALE = re.compile(r"^\s*(?:from|import)\s+kale_magic\b", re.MULTILINE)
+_ASKS = re.compile(r"(?<![\w.'\"])input\(")
 
 # What a step can ask for beyond code, edges and values. The key is what an exporter says it holds.
 _FEATURES: dict[str, tuple[str, Callable[[Step], object]]] = {
+    "gate": ("--gate", lambda step: step.is_gate),
+    "input": ("input()", lambda step: step.kind in {StepKind.PYTHON, StepKind.KERNEL} and _ASKS.search(step.code)),
+    "notebook": ("--notebook", lambda step: step.notebook),
+    "no_cache": ("--no-cache", lambda step: step.no_cache),
     "nodes": ("--nodes", lambda step: (step.resources.nodes or 1) > 1),
     "ntasks": ("--ntasks, as MPI ranks", lambda step: (step.resources.ntasks or 1) > 1),
     "cpus": ("--cpus", lambda step: step.resources.cpus),
@@ -39,9 +44,15 @@ _FEATURES: dict[str, tuple[str, Callable[[Step], object]]] = {
     "warn": ("--warn", lambda step: step.warn_s),
     "script": ("the #SBATCH and #PBS lines", lambda step: step.kind is StepKind.SCRIPT),
 }
+_INSTEAD = {
+    "gate": "nobody is asked, they go on by themselves with their --params",
+    "input": "nobody answers, and the step fails",
+    "container": "they run on the machine itself",
+}
 # What every exporter holds; a field that is neither here nor above is a feature that no export knows yet.
 _HELD = frozenset({
     "name", "code", "kind", "kernel", "description", "after", "inputs", "outputs", "params", "each", "is_zipped", "files_in", "files_out",
+    "is_gate", "is_gate_release",
     "first_line", "resources", "memory_bytes", "walltime_s", "modules", "env", "setup", "idle_s", "hold_s", "hold_on_failure_s", "warn_s",
 })  # fmt: skip
 
@@ -61,7 +72,7 @@ def losses(workflow: Workflow, holds: Collection[str], title: str) -> list[str]:
     found = []
     for key, (what, asks) in _FEATURES.items():
         if key not in holds and (steps := [step.name for step in workflow.steps.values() if asks(step)]):
-            found.append(f"{title} can't hold {what} ({_listed(steps)}): left out")
+            found.append(f"{title} can't hold {what} ({_listed(steps)}): {_INSTEAD.get(key, 'left out')}")
     for name, steps in _unknown(workflow).items():
         found.append(f"{title} can't hold --{name.removeprefix('is_').removesuffix('_s').replace('_', '-')} ({_listed(steps)}): left out")
     if "markdown" not in holds and workflow.markdown:
@@ -89,6 +100,8 @@ def needs(workflow: Workflow) -> list[str]:
     for step in workflow.steps.values():
         if step.kind is StepKind.PYTHON and _NEEDS_KALE.search(step.code):
             found.append(f"step {step.name} imports kale_magic: pip install kale-magic where it runs")
+        if step.kind is StepKind.NOTEBOOK:
+            found.append(f"step {step.name} is a notebook: its kernel and nbclient must be installed where it runs")
         if step.kind is StepKind.KERNEL:
             found.append(f"step {step.name} runs in the kernel {step.kernel}: it and nbclient must be installed where it runs")
     if _NEEDS_KALE.search(workflow.common_code()):

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 RUNNER = "kale_step.py"
 VALUES = "kale_values.py"
 COMMON = "kale_common.py"
-_SUFFIX = {StepKind.PYTHON: ".py", StepKind.SHELL: ".sh", StepKind.SCRIPT: ".sh"}
+_SUFFIX = {StepKind.PYTHON: ".py", StepKind.SHELL: ".sh", StepKind.SCRIPT: ".sh", StepKind.NOTEBOOK: ".ipynb"}
 _KERNELS = {"ir": ".R", "python3": ".py", "bash": ".sh"}
 
 
@@ -39,7 +39,7 @@ class Project:
     """A workflow with what its steps need around them.
 
     ``sources`` are files of the workflow's folder that steps read and no step makes, by step; ``modules`` those that
-    Python steps import. Both are relative to ``folder``.
+    Python steps and notebooks import. Both are relative to ``folder``. ``notebooks`` has the text of each step's that is one.
     """
 
     workflow: Workflow
@@ -47,6 +47,7 @@ class Project:
     folder: Path
     sources: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     modules: tuple[str, ...] = ()
+    notebooks: Mapping[str, str] = field(default_factory=dict)
 
     def steps(self) -> Iterator[Step]:
         """Yield the steps, parents first."""
@@ -54,11 +55,15 @@ class Project:
 
     def files_of(self, step: Step) -> tuple[str, ...]:
         """Return the files of the workflow's folder that a step needs."""
-        return (*self.sources[step.name], *(self.modules if step.kind is StepKind.PYTHON else ()))
+        return (*self.sources[step.name], *(self.modules if step.kind in {StepKind.PYTHON, StepKind.NOTEBOOK} else ()))
 
     def copies(self) -> list[str]:
         """Return all files of the workflow's folder that go along."""
         return list(dict.fromkeys(path for step in self.steps() for path in self.files_of(step)))
+
+    def code(self, step: Step) -> str:
+        """Return the text of the file with a step's code."""
+        return self.notebooks.get(step.name, step.code)
 
     def has_common(self, step: Step) -> bool:
         """Whether the common code is put before a step."""
@@ -77,7 +82,23 @@ def project_of(workflow: Workflow, folder: Path) -> Project:
     plan = dataflow.resolve(workflow)
     made = [pattern for step in workflow.steps.values() for pattern in step.files_out]
     sources = {step.name: tuple(_sources(step, made, folder)) for step in workflow.steps.values()}
-    return Project(workflow, plan, folder, sources, tuple(_modules(workflow, folder)))
+    notebooks = {step.name: _notebook(step, folder) for step in workflow.steps.values() if step.kind is StepKind.NOTEBOOK}
+    return Project(workflow, plan, folder, sources, tuple(_modules(workflow, notebooks, folder)), notebooks)
+
+
+def _notebook(step: Step, folder: Path) -> str:
+    """Return the text of the notebook that a step is, without its outputs; raises UsageError if it can't be read."""
+    path = folder / (step.notebook or "")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        for cell in data["cells"]:
+            if cell["cell_type"] == "code":
+                cell |= {"outputs": [], "execution_count": None}
+    except OSError as exc:
+        raise UsageError(f"Step {step.name}: its notebook {path} can't be read: {exc.strerror or exc}.") from exc
+    except (ValueError, KeyError, TypeError) as exc:
+        raise UsageError(f"Step {step.name}: {path} is no notebook of format 4.") from exc
+    return json.dumps(data, indent=1, ensure_ascii=False) + "\n"
 
 
 def _sources(step: Step, made: list[str], folder: Path) -> Iterator[str]:
@@ -91,9 +112,10 @@ def _overlap(wanted: tuple[str, ...], made: tuple[str, ...]) -> bool:
     return any(one == other or fnmatch.fnmatch(other, one) or fnmatch.fnmatch(one, other) for one in wanted for other in made)
 
 
-def _modules(workflow: Workflow, folder: Path) -> Iterator[str]:
+def _modules(workflow: Workflow, notebooks: Mapping[str, str], folder: Path) -> Iterator[str]:
     """Yield the Python files of the workflow's folder that its code imports."""
     codes = [*workflow.common.values(), *(step.code for step in workflow.steps.values() if step.kind is StepKind.PYTHON)]
+    codes += ["".join(cell["source"]) for text in notebooks.values() for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
     names = dict.fromkeys(name for code in codes if "import" in code for name in _imported(code))
     for name in names:
         if (folder / f"{name}.py").is_file():
@@ -164,7 +186,7 @@ def shared_files(project: Project) -> dict[str, str]:
         files[COMMON] = project.workflow.common_code()
     for step in project.steps():
         files[f"steps/{step.name}.json"] = json.dumps(step_file(project, step), indent=1, ensure_ascii=False) + "\n"
-        files[f"steps/{code_name(step)}"] = step.code
+        files[f"steps/{code_name(step)}"] = project.code(step)
     return files
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 HOLDS = frozenset({
     "nodes", "ntasks", "cpus", "gpus", "memory", "walltime", "queue", "account", "qos", "constraint", "reservation", "retries", "native",
+    "notebook",
 })  # fmt: skip
 MAIN = "Snakefile"
 _GLOB = frozenset("*?[")

@@ -1,11 +1,14 @@
 """The classic example workflows, written against the names of 2017-18, run on this engine."""
 
 import time
+from pathlib import Path
 
+import nbformat
 import pytest
 
+from kale_magic import connect
 from kale_magic.compat import BatchTask, CommandLineTask, NotebookTask, PythonFunctionTask, WorkerPool, Workflow
-from kale_magic.errors import WorkflowError
+from kale_magic.errors import UsageError, WorkflowError
 
 DEADLINE_S = 60.0
 
@@ -88,12 +91,56 @@ def test_batch_then_a_notebook_that_waits_then_a_command(kale_home, tmp_path):
     wf.add_task(look, dependencies=[melt])
     wf.add_task(after, dependencies=[look])
     run = WorkerPool("p", 2).parsl_run(wf)
-    _until(lambda: "waits for a person" in run["analysis_nb"].logs())
+    _until(lambda: run.states()["analysis_nb"] == "gated")
     assert (tmp_path / "melt.txt").read_text() == "molten\n"
     assert run.states()["after"] == "waiting"
-    look.continue_workflow()
+    look.continue_workflow(cutoff=3)
     assert run.wait(timeout=DEADLINE_S) == "completed"
     assert (tmp_path / "seen.txt").exists()
+    assert "cutoff" in (Path(run.folder) / "steps/analysis_nb/events.jsonl").read_text()
+
+
+def test_tasks_run_in_a_pool_of_their_own_which_closes_when_they_have_ended(kale_home, tmp_path):
+    pool = WorkerPool("my pool", 1)
+    wf = Workflow("two", folder=tmp_path)
+    for name in ("a", "b"):
+        wf.add_task(CommandLineTask(name, f"date +%s%N > {name}.begin; sleep 0.3; date +%s%N > {name}.end"))
+    run = pool.parsl_run(wf)
+    kale = connect()
+    (line,) = kale.pools()
+    assert (line["name"], line["executor"]) == ("my_pool", "local")
+    assert run.wait(timeout=DEADLINE_S) == "completed"
+    times = {path.name: int(path.read_text()) for path in tmp_path.glob("[ab].*")}
+    assert times["a.end"] <= times["b.begin"] or times["b.end"] <= times["a.begin"]
+    pool.fw_run(wf)
+    assert len(kale.pools()) == 1
+    pool.close()
+    _until(lambda: kale.pools() == [])
+    assert pool.fw_run(wf).state == "completed"
+    del pool
+    _until(lambda: kale.pools() == [])
+
+
+def test_a_pool_that_is_open_is_used_and_stays(kale_home, tmp_path):
+    kale = connect()
+    kale.open_pool("mine", "local", cpus=1)
+    wf = Workflow("one", folder=tmp_path)
+    wf.add_task(CommandLineTask("a", "true"))
+    pool = WorkerPool("mine", 1)
+    run = pool.fw_run(wf)
+    assert run["a"].status()["executor"] == "pool:mine"
+    pool.close()
+    assert [line["name"] for line in kale.pools()] == ["mine"]
+    with pytest.raises(UsageError, match="waits for nobody"):
+        run["a"].proceed()
+
+
+def test_a_notebook_is_run_from_its_first_cell_to_its_last(kale_home, tmp_path):
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("a = 1"), nbformat.v4.new_code_cell("open('seen.txt', 'w').write(str(a + 1))")]), tmp_path / "n.ipynb")
+    wf = Workflow("nb", folder=tmp_path)
+    wf.add_task(NotebookTask("look", interactive=False, notebook="n.ipynb", output_files=["seen.txt"]))
+    WorkerPool("p", 1).fw_run(wf)
+    assert (tmp_path / "seen.txt").read_text() == "2"
 
 
 def test_a_task_that_fails_is_named(kale_home, tmp_path):

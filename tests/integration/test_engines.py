@@ -5,7 +5,9 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 
+import nbformat
 import pytest
 
 from kale_magic import Workflow
@@ -13,13 +15,14 @@ from kale_magic.formats import wfformat
 from tests.unit.test_wfformat import instance
 
 BIN = Path(sys.executable).parent
+TOIL = Path(__file__).parents[2] / ".venv-toil" / "bin" / "toil-cwl-runner"
 DEADLINE_S = 110
 
 
 def engine(*words, cwd, code=0, timeout=DEADLINE_S):
     """Run an engine of this environment, its ``python3`` first on the path; return what it said."""
-    environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
     command = [str(BIN / words[0]), *map(str, words[1:])]
+    environment = {**os.environ, "PATH": f"{BIN}:{Path(command[0]).parent}:{os.environ['PATH']}"}
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
     assert done.returncode == code, f"{done.stdout}\n{done.stderr}"
     return done
@@ -72,7 +75,7 @@ def of_cwl(wf, said):
             continue
         points = enumerate(value) if isinstance(value, list) else [(None, value)]
         for number, file in points:
-            path = Path(file["path"])
+            path = Path(file.get("path") or unquote(file["location"].removeprefix("file://")))
             part = [step] if number is None else [step, str(number)]
             found["/".join([*part, name + path.suffix])] = path.read_bytes()
     return found
@@ -200,9 +203,14 @@ def test_environment_setup_kernels_and_scripts_are_as_in_kale(kale_home, tmp_pat
     wf.step("other", "w = [v, n, 1.5]\nprint(w)", kernel="python3", inputs=["env.v"], outputs=["w"], params={"n": (1, None)})
     wf.step("swept", "u = k * 2", kernel="python3", outputs=["u"], each={"k": [1, 2]})
     wf.step("gather", "t = u\ns = u_params", kernel="python3", inputs=["swept.u"], outputs=["t", "s"])
+    cells = [nbformat.v4.new_code_cell("n = 0", metadata={"tags": ["parameters"]}), nbformat.v4.new_code_cell("1 / 0", metadata={"tags": ["raises-exception"]})]
+    cells += [nbformat.v4.new_code_cell("n = 3", metadata={"tags": ["skip-execution"]}), nbformat.v4.new_code_cell("b = [n, v[0]]")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "other.ipynb")
+    wf.step("book", notebook="other.ipynb", params={"n": 7}, inputs=["env.v"], outputs=["b"])
     wf.step("job", "#!/bin/bash\n#SBATCH -n 1\necho from $0 > script.txt", after=["other"], files_out=["script.txt"])
     wanted = ours(wf)
     assert json.loads(wanted["env/v.json"]) == ["two words/x", "two words", "y"]
+    assert json.loads(wanted["book/b.json"]) == [7, "two words/x"]
     said = "\n".join(wf.to_yaml(tmp_path / "out", format=format_))
     assert "nbclient must be installed" in said
     if format_ == "cwl":
@@ -226,3 +234,12 @@ def test_command_line_exports_a_run_with_its_times(kale_home, tmp_path):
     assert "n: 2" in (tmp_path / "run.yaml").read_text()
     said = engine("jupyter-kale", "export", "eos.yaml", "-o", "-", "--format", "cwl", cwd=tmp_path, code=2).stderr
     assert "cwl can't go to stdout" in said
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not TOIL.exists(), reason="needs Toil, in an environment of its own: make toil")
+def test_toil_runs_the_one_file_to_the_same_bytes_as_kale(kale_home, eos, tmp_path):
+    wanted = ours(eos)
+    eos.to_yaml(tmp_path / "one.cwl", format="cwl")
+    done = engine(TOIL, "--no-container", "--jobStore", tmp_path / "jobs", "--outdir", tmp_path / "out", "one.cwl", cwd=tmp_path)
+    assert of_cwl(eos, done.stdout) == wanted

@@ -45,6 +45,13 @@ def pilot_pid(kale):
 SLEEP_ONCE = "import os, time\nopen('begun-' + os.environ['KALE_ATTEMPT'], 'w').close()\nif os.environ['KALE_ATTEMPT'] == '1': time.sleep(100)"
 
 
+def test_a_pool_that_is_closed_while_its_process_starts_goes(kale, until):
+    kale.open_pool("fast", "local", cpus=1)
+    pid = pilot_pid(kale)
+    kale.close_pool("fast")
+    until(lambda: kale.pools() == [] and not Path(f"/proc/{pid}").exists(), "its end", 10)
+
+
 def test_steps_of_a_pool_share_its_cores_and_end_with_it(kale, tmp_path, until):
     opened(kale, until)
     run = submit(kale, tmp_path, ("a", "import time; time.sleep(100)"), ("b", "import time; time.sleep(100)"), ("c", "1"))
@@ -139,7 +146,7 @@ def test_what_is_wrong_is_said_in_one_sentence(kale, tmp_path, until):
     opened(kale, until)
     with pytest.raises(PoolError, match="Pool FAST differs from pool fast only in case"):
         kale.open_pool("FAST", "local")
-    with pytest.raises(UsageError, match="pool and executor exclude each other"):
+    with pytest.raises(UsageError, match="pool and an executor exclude each other"):
         Workflow("w").submit(pool="fast", executor="local")
 
 

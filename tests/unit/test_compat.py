@@ -67,14 +67,20 @@ def test_batch_script_is_read_and_runs_as_it_stands(tmp_path):
         wf.build()
 
 
-def test_notebook_that_is_not_interactive_is_a_step_of_its_cells(tmp_path):
-    (tmp_path / "n.ipynb").write_text(
-        '{"cells": [{"cell_type": "markdown", "source": ["x"]}, {"cell_type": "code", "source": ["a = 1\\n", "b = 2"]}, {"cell_type": "code", "source": "c = 3"}],'
-        ' "metadata": {"kernelspec": {"name": "python3", "language": "python"}}, "nbformat": 4, "nbformat_minor": 5}'
-    )
+def test_notebook_is_a_step_and_an_interactive_one_a_gate(tmp_path):
+    (tmp_path / "n.ipynb").write_text("{}")
     wf = Workflow("n", folder=tmp_path)
-    wf.add_task(NotebookTask("nb", interactive=False, notebook="n.ipynb"))
-    assert wf.build().model.steps["nb"].code == "a = 1\nb = 2\n\nc = 3\n"
+    wf.add_task(NotebookTask("nb", interactive=False, notebook=tmp_path / "n.ipynb"))
+    wf.add_task(NotebookTask("look", notebook="other.ipynb"))
+    steps = wf.build().model.steps
+    assert (steps["nb"].kind, steps["nb"].notebook, steps["nb"].is_gate) == ("notebook", "n.ipynb", False)
+    assert steps["look"].is_gate
+    assert steps["look"].description == "Waits for a person. The notebook to work in is other.ipynb."
+    wf.add_task(NotebookTask("gone", interactive=False, notebook="gone.ipynb"))
+    with pytest.raises(UsageError, match=r"Task gone: its notebook .*gone.ipynb can't be read"):
+        wf.build()
+    with pytest.raises(UsageError, match="Task look is in no workflow that was run"):
+        wf.get_task_by_name("look").continue_workflow()
 
 
 def test_what_cannot_be_added_says_why():
@@ -96,5 +102,5 @@ def test_what_cannot_be_added_says_why():
 def test_export_cwl_says_that_nobody_is_asked(tmp_path):
     wf = Workflow("g", folder=tmp_path)
     wf.add_task(NotebookTask("look"))
-    assert wf.export_cwl(tmp_path / "g.cwl") == ["CWL can't wait for a person (task look): it goes on"]
+    assert wf.export_cwl(tmp_path / "g.cwl") == ["CWL can't hold --gate (step look): nobody is asked, they go on by themselves with their --params"]
     assert (tmp_path / "g.cwl").read_text().startswith("#!/usr/bin/env cwl-runner")

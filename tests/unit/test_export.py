@@ -2,6 +2,7 @@
 
 import json
 
+import nbformat
 import pytest
 import yaml
 
@@ -98,6 +99,45 @@ def test_what_a_format_cannot_hold_is_said(tmp_path, format_):
     assert "--tags (steps a, b)" in said
     assert "executor slurm" in said
     assert ("--gpus (step b)" in said) == (format_ == "cwl")
+
+
+@pytest.mark.parametrize("format_", ["cwl", "snakemake", "fireworks", "wfformat"])
+def test_what_a_person_decides_or_looks_at_is_said_to_be_lost(tmp_path, format_):
+    wf = Workflow("eos")
+    wf.step("look", "x = 1", gate=True, hold="5m")
+    wf.step("later", "x = 1", gate_release=True)
+    wf.step("ask", "name = input('name? ')", no_cache=True)
+    said = "\n".join(wf.to_yaml(tmp_path / "out", format=format_))
+    assert "--gate (steps look, later): nobody is asked, they go on by themselves with their --params" in said
+    assert "--hold and --hold-on-failure (step look): left out" in said
+    assert ("input() (step ask): nobody answers" in said) == (format_ != "wfformat")
+    assert ("--no-cache (step ask): left out" in said) == (format_ != "cwl")
+    if format_ == "cwl":
+        assert yaml.safe_load((tmp_path / "out/steps/ask.cwl").read_text())["requirements"]["WorkReuse"] == {"enableReuse": False}
+
+
+@pytest.mark.parametrize("format_", ["cwl", "snakemake", "fireworks"])
+def test_a_notebook_goes_along_without_its_outputs_and_with_what_it_imports(tmp_path, format_):
+    cells = [nbformat.v4.new_code_cell("import lib\nprint(lib.K)", outputs=[nbformat.v4.new_output("stream", text="seen")], execution_count=7)]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "other.ipynb")
+    (tmp_path / "lib.py").write_text("K = 1\n")
+    wf = Workflow("eos", folder=tmp_path)
+    wf.step("nb", notebook="other.ipynb", params={"n": 1})
+    said = wf.to_yaml(tmp_path / "out", format=format_)
+    assert said == ["step nb is a notebook: its kernel and nbclient must be installed where it runs"]
+    (cell,) = nbformat.read(tmp_path / "out/steps/nb.ipynb", as_version=4).cells
+    assert (cell.source, cell.outputs, cell.execution_count) == ("import lib\nprint(lib.K)", [], None)
+    assert (tmp_path / "out/lib.py").read_text() == "K = 1\n"
+
+
+@pytest.mark.parametrize(("text", "message"), [(None, "other.ipynb can't be read: No such file"), ("[]", "is no notebook of format 4"), ('{"worksheets": []}', "is no notebook")])
+def test_a_notebook_that_cannot_go_along_is_said_in_a_sentence(tmp_path, text, message):
+    if text is not None:
+        (tmp_path / "other.ipynb").write_text(text)
+    wf = Workflow("eos", folder=tmp_path)
+    wf.step("nb", notebook="other.ipynb")
+    with pytest.raises(UsageError, match=f"Step nb: .*{message}"):
+        wf.to_yaml(tmp_path / "out", format="snakemake")
 
 
 def test_every_feature_that_nobody_holds_is_listed_once():

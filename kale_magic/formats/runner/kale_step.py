@@ -2,7 +2,7 @@
 
 The JSON file says what the step takes and makes; its code stands beside it. Values go from step to step as one file each
 (``kale_values.py`` writes and reads them). Steps in Python run in this process, in shell by bash, those of
-other kernels by nbclient. Standard library only, unless the step's own code asks for more.
+other kernels, and notebooks, by nbclient. Standard library only, unless the step's own code asks for more.
 """
 
 from __future__ import annotations
@@ -222,7 +222,7 @@ def run(step: Step) -> int:
     if step.outputs.exists():
         shutil.rmtree(step.outputs) if step.is_alone else clear(step.outputs)
     step.outputs.mkdir(parents=True, exist_ok=True)
-    kinds = {"python": run_python, "kernel": run_kernel}
+    kinds = {"python": run_python, "kernel": run_kernel, "notebook": run_kernel}
     code = kinds.get(step.data.get("kind", "python"), run_shell)(step)
     if code == 0:
         keep_files(step)
@@ -356,40 +356,49 @@ def run_shell(step: Step) -> int:
 
 
 def run_kernel(step: Step) -> int:
-    """Run a step of another kernel by nbclient; values go to and from Python kernels only."""
+    """Run a step of another kernel, or a notebook, by nbclient; values go to and from Python kernels only."""
     try:
         import nbclient
         import nbformat.v4
     except ImportError:
-        raise StepError(f"step {step.name} runs in the kernel {step.data['kernel']}: pip install nbclient ipykernel") from None
-    code = step.code.read_text(encoding="utf-8")
+        raise StepError(f"step {step.name} runs in a kernel of its own: pip install nbclient ipykernel") from None
+    cell = nbformat.v4.new_code_cell
+    kernel, at = step.data.get("kernel"), 0
+    if step.data["kind"] == "notebook":  # by papermill's convention, as in Kale
+        book = nbformat.read(step.code, as_version=4)
+        book.cells = [one for one in book.cells if "injected-parameters" not in one.metadata.get("tags", ())]
+        kernel = kernel or book.metadata.get("kernelspec", {}).get("name") or "python3"
+        at = next((number for number, one in enumerate(book.cells, 1) if "parameters" in one.metadata.get("tags", ())), 0)
+    else:
+        book = nbformat.v4.new_notebook(cells=[cell(step.code.read_text(encoding="utf-8"))])
+    if step.params:
+        book.cells.insert(at, cell("\n".join(assignments(step, str(kernel)))))
     outputs = step.data.get("makes", [])
     if outputs or step.takes:
-        reads = [f"sys.path.insert(0, {str(Path(values.__file__).parent)!r})", "import kale_values as _kale, pathlib as _kale_path"]
+        reads = ["import sys", f"sys.path.insert(0, {str(Path(values.__file__).parent)!r})", "import kale_values as _kale, pathlib as _kale_path"]
         for name, (files, is_list, producer) in step.takes.items():
             loads = [f"_kale.load(_kale_path.Path({str(file.parent)!r}), {file.stem!r})" for file in files]
             reads.append(f"{name} = [{', '.join(loads)}]" if is_list else f"{name} = {loads[0]}")
             if is_list:
                 reads.append(f"{name}_params = {step.swept[producer]!r}")
         wanted = "{" + ", ".join(f"{name!r}: {name}" for name in outputs) + "}"
-        cells = ["import sys\n" + "\n".join([*reads, *assignments(step)]), code, f"_kale.save_all({wanted}, _kale_path.Path({str(step.outputs)!r}))"]
-    else:
-        cells = [text for text in ("\n".join(assignments(step)), code) if text]
-    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(text) for text in cells])
+        book.cells.insert(0, cell("\n".join(reads)))
+        book.cells.append(cell(f"_kale_index = _kale.save_all({wanted}, _kale_path.Path({str(step.outputs)!r}))"))
     try:
-        nbclient.NotebookClient(book, kernel_name=step.data["kernel"], timeout=None).execute(cwd=os.getcwd())
+        nbclient.NotebookClient(book, kernel_name=kernel, timeout=None).execute(cwd=os.getcwd())
     except nbclient.exceptions.CellExecutionError as exc:
         print(exc, file=sys.stderr)
         return 1
-    for output in itertools.chain.from_iterable(cell.outputs for cell in book.cells):
-        print(output.get("text") or output.get("data", {}).get("text/plain", ""), end="" if "text" in output else "\n")
+    for output in itertools.chain.from_iterable(one.get("outputs", ()) for one in book.cells):
+        if output.output_type != "error":
+            print(output.get("text") or output.get("data", {}).get("text/plain", ""), end="" if "text" in output else "\n")
     write_index(step)
     return 0
 
 
-def assignments(step: Step) -> list[str]:
+def assignments(step: Step, kernel: str) -> list[str]:
     """Return lines that set the parameters in the language of the step's kernel, as far as its name tells it."""
-    kernel = str(step.data["kernel"]).lower()
+    kernel = kernel.lower()
     if kernel == "ir" or kernel.startswith("julia"):
         sign = "<-" if kernel == "ir" else "="
         return [f"{name} {sign} {json.dumps(value)}" for name, value in step.params.items()]
