@@ -275,6 +275,13 @@ class SlurmExecutor(Executor):
             raise ExecutorError(f"{self.system} does not answer: {exc}.", transient=True) from exc
         return [_surveyed(line) for line in lines if line.state in slurm_text.PENDING | slurm_text.ALIVE]
 
+    async def end(self, native_id: str) -> None:
+        """End a job of this user's."""
+        try:
+            await self._commands.cancel([native_id])
+        except NoAnswer as exc:
+            raise ExecutorError(f"Slurm does not end job {native_id}: {exc}.", transient=True) from exc
+
     def describe(self) -> dict[str, Any]:
         """Return Slurm's version, whether it answers, and how many jobs are how far."""
         stages = Counter(job.stage.value for job in self._book.jobs.values())

@@ -22,6 +22,7 @@ from kale_magic import config, protocol
 from kale_magic._batchjob import BatchJob, is_over
 from kale_magic.errors import KaleError, ManagerUnavailable
 from kale_magic.executors import registry
+from kale_magic.manager.batch_queue import BatchQueue
 from kale_magic.manager.lock import ManagerLock
 from kale_magic.manager.pools import Pools
 from kale_magic.manager.requests import Requests
@@ -102,7 +103,7 @@ class Daemon:
             "address": str(settings.socket),
             "started_at": hello.started_at,
         }
-        server = Server(service, Requests(service, about, settings.keys_dir, pools, Rest(executors).ops()), hello, self._over.set)
+        server = Server(service, Requests(service, about, settings.keys_dir, pools, {**Rest(executors).ops(), **BatchQueue(executors).ops()}), hello, self._over.set)
         reopenings: list[asyncio.Task[None]] = []
         try:
             await service.open()
