@@ -9,7 +9,7 @@ import subprocess
 
 from measure import Figure
 
-CAP_S = 100.0  # then what has been done counts
+CAP_S = 60.0  # then what has been done counts
 
 _SUBMITIT = """
 import submitit
