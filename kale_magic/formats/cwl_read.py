@@ -15,7 +15,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from kale_magic.errors import FormatError
-from kale_magic.formats.cwl_norm import Library, Reader
+from kale_magic.formats.cwl_norm import Library, Reader, whole_formats
 from kale_magic.model.literals import to_literal
 from kale_magic.model.resources import Resources
 from kale_magic.model.step import STEP_NAME, Axis, Step, clean_code
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from kale_magic.formats._yaml_read import Document
 
+_JOB_NEEDS = "cwl:requirements"  # of a job file; they win over the process's own
 _TAKEN = frozenset({"tool", "outputs", "json", "os", "re"})
 
 
@@ -68,7 +69,8 @@ def load_job(path: Path) -> dict[str, Any]:
     document = library.add(path.name, text)
     if not isinstance(document.data, dict):
         raise document.error("a job file gives names with values.", (0, 0))
-    return {key: value for key, value in document.data.items() if not key.startswith(("cwl:", "$"))}
+    data: dict[str, Any] = whole_formats(document.data, document)
+    return {key: value for key, value in data.items() if not key.startswith(("cwl:", "$")) or key == _JOB_NEEDS}
 
 
 @cache
@@ -84,6 +86,11 @@ class _Importer:
 
     def __init__(self, reader: Reader, process: dict[str, Any], job: dict[str, Any]) -> None:
         self.reader, self.process = reader, process
+        job = whole_formats(job, reader.document)
+        if _JOB_NEEDS in job:
+            needs = reader.requirements({"requirements": job[_JOB_NEEDS]}, ())
+            process["requirements"] = {**process["requirements"], **needs}
+            process["hinted"] = [name for name in process["hinted"] if name not in needs]
         self.names: set[str] = set()
         self.variables: set[str] = {*_TAKEN, *keyword.kwlist}
         self.values: dict[str, Any] = {}
