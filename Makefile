@@ -13,7 +13,7 @@ VENV := .venv
 BENCH := .venv-bench
 TOIL := .venv-toil
 BIN := $(VENV)/bin
-DEPS := chromium openssh-server openssh-client iproute2 slurmctld slurmd slurm-client munge slurm-wlm-basic-plugins slurm-wlm-jwt-plugin slurmrestd libpam-oath charliecloud squashfs-tools r-base-core r-cran-irkernel
+DEPS := chromium openssh-server openssh-client iproute2 slurmctld slurmd slurm-client slurmdbd mariadb-server slurmrestd munge slurm-wlm-basic-plugins slurm-wlm-jwt-plugin libpam-oath charliecloud squashfs-tools r-base-core r-cran-irkernel
 PYTEST_ARGS ?= -n 2 --dist loadfile
 BENCH_ARGS ?=
 

@@ -18,7 +18,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 from kale_magic import config, protocol
-from kale_magic._events import EventStream
 from kale_magic._open import open_connection
 from kale_magic.errors import ManagerError, ManagerUnavailable
 
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kale_magic._connection import Connection
+    from kale_magic._events import EventStream
     from kale_magic.model.events import Event
 
 _FINAL_RUN_STATES = frozenset({"completed", "failed", "cancelled"})
@@ -350,7 +350,9 @@ class Client:
 
     def events(self, since: int = 0, run: str | None = None) -> EventStream:
         """Return the changes after number ``since``, of one run or all, on a connection of their own."""
-        return EventStream(self._settings, since=since, run=run, start=self._start, timeout=self._timeout)
+        from kale_magic import _events  # few clients listen
+
+        return _events.EventStream(self._settings, since=since, run=run, start=self._start, timeout=self._timeout)
 
     def _connection(self) -> Connection:
         connection: Connection | None = getattr(self._local, "connection", None)

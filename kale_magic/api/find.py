@@ -7,7 +7,6 @@ the Python API, the magics and the command line.
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +22,8 @@ if TYPE_CHECKING:
 
 _LOOKED_AT = 50  # runs that a bare name is looked for in
 _SHOWN = 8
+NO_KERNEL = frozenset({"shell", "script"})  # kinds of steps
+OVER = frozenset({"failed", "cancelled"})
 
 
 class Asks(Protocol):
@@ -240,6 +241,20 @@ def one_job(client: Asks, target: Target) -> Target:
     raise UsageError(f"{target.step} has {len(points)} points.", f"Say which: {_listed(names)}")
 
 
+def refuse_without_kernel(target: Target) -> None:
+    """Raise UsageError if the step has no kernel and won't get one; the hint says where to look instead."""
+    if target.kind in NO_KERNEL:
+        raise UsageError(f"{target} is a {target.kind} step: it has no kernel.", f"See what it prints: %kale_logs {target}")
+    if target.is_final and target.state in OVER:
+        raise UsageError(f"{target} {target.doing}: its kernel is gone.", f"See what it printed: %kale_logs {target}")
+    if target.is_final:
+        from kale_magic.api import files
+
+        names = list(files.saved(target.folder)) if target.reach is None else []
+        look = f"%kale_pull {target} {' '.join(names)}" if names else f"%kale_logs {target}"
+        raise UsageError(f"{target} {target.doing}: its kernel is gone.", f"Look at what it left: {look}")
+
+
 def points_of(client: Asks, run: str, step: str) -> list[dict[str, object]]:
     """Return the swept parameters of each point of a step in a run, in point order; empty when it is no sweep."""
     status = client.status(run)
@@ -328,6 +343,8 @@ def _suggest(word: str, known: Iterable[str]) -> str:
 def _closest(word: str, names: Sequence[str]) -> str:
     folded: Callable[[str], str] = str.casefold
     by_fold = {folded(name): name for name in names}
+    import difflib  # only for a name that is none
+
     found = difflib.get_close_matches(folded(word), list(by_fold), 1, 0.6)
     return by_fold[found[0]] if found else ""
 

@@ -69,10 +69,14 @@ def upload(client: Place, folder: str, files: Mapping[str, Path]) -> int:
         return 0
     folders = sorted({parent for name in due for parent in _parents(name)})
     lines = [f"-mkdir {_quoted(f'{folder}/{parent}')}" for parent in folders]
-    for name, (path, _) in due.items():
-        put = "put -a" if parts[name] in there else "put"  # -a goes on with what is there, and wants that there is something
+    for name, (path, digest) in due.items():
+        part = there.get(parts[name], {})
+        if part.get("digest") == digest:  # cut before it had its name
+            continue
+        put = "put -a" if 0 < part.get("size", 0) < path.stat().st_size else "put"  # -a goes on with what is there, and wants that something is missing
         lines.append(f"{put} {_quoted(str(path))} {_quoted(f'{folder}/{parts[name]}')}")
-    _sftp(client.host, lines)
+    if lines:
+        _sftp(client.host, lines)
     arrived = client.files(folder, [glob.escape(parts[name]) for name in due])
     wrong = [name for name, (_, digest) in due.items() if arrived.get(parts[name], {}).get("digest") != digest]
     if wrong:  # a part of something else: away with it, so that the next time it begins anew
@@ -135,9 +139,13 @@ def _download(host: str, folder: str, here: Path, due: Mapping[str, Mapping[str,
         path = here / name
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         parts[name] = path.with_name(f"{path.name}.{_PART}-{item['digest'][:12]}")
-        get = "get -a" if parts[name].exists() else "get"
+        had = parts[name].stat().st_size if parts[name].exists() else 0
+        if had == item["size"] and _digest(parts[name]) == item["digest"]:  # cut before it had its name
+            continue
+        get = "get -a" if 0 < had < item["size"] else "get"
         lines.append(f"{get} {_quoted(f'{folder}/{name}')} {_quoted(str(parts[name]))}")
-    _sftp(host, lines)
+    if lines:
+        _sftp(host, lines)
     for name, item in due.items():
         if _digest(parts[name], item["size"]) != item["digest"]:  # a log may have grown meanwhile
             parts[name].unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from kale_magic.api.visits import refuse_without_kernel
+from kale_magic.api.find import refuse_without_kernel
 from kale_magic.errors import JobError, UsageError
 
 if TYPE_CHECKING:

@@ -101,7 +101,7 @@ def make(settings: Settings, requirements: Sequence[str], say: Callable[[str], N
     if default().ssh is None:
         raise UsageError(f"An environment is brought to {settings.host} by OpenSSH's sftp, which is not here.", "Install OpenSSH's client.")
     there = look(settings)
-    platform = _platform(settings, there)
+    platform = platform_of(settings, there)
     wanted = list(dict.fromkeys([*there.record.get("requirements", ()), *requirements]))
     say(f"bringing the packages for {platform} together")
     found = wheels.bundle(platform, wanted, settings.state_dir / "wheels")
@@ -129,8 +129,8 @@ def make(settings: Settings, requirements: Sequence[str], say: Callable[[str], N
     return Made(path=str(made["path"]), was_there=False, count=len(found), sent_bytes=sent, others=tuple(made["others"]))
 
 
-def _platform(settings: Settings, there: There) -> wheels.Platform:
-    """Return the wheels' platform; raises UsageError if Kale can't run there."""
+def platform_of(settings: Settings, there: There) -> wheels.Platform:
+    """Return the platform of the wheels for what :func:`look` has found; raises UsageError if no environment can be made of it."""
     least = ".".join(map(str, LEAST_PYTHON))
     host, about = settings.host, there.about
     if not there.python:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from kale_magic.api import files
-from kale_magic.api.find import Asks, Target, where_in
+from kale_magic.api.find import NO_KERNEL, OVER, Asks, Target, refuse_without_kernel, where_in
 from kale_magic.errors import JobError, StepFailed, UsageError
 from kale_proxy import pack, values
 from kale_proxy.wire import AgentGone
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 _POLL_S = 0.1
 _PULL_S = 600.0
 _CONNECT_S = 20.0
-_NO_KERNEL = frozenset({"shell", "script"})
-_OVER = frozenset({"failed", "cancelled"})
 
 
 @dataclass(kw_only=True, slots=True)
@@ -240,7 +238,7 @@ class Visits:
         bad = [name for name in names if not name.isidentifier()]
         if bad:
             raise UsageError(f"{bad[0]!r} is no name of a variable.", "Pull names, and compute here.")
-        if target.live is not None and target.kind not in _NO_KERNEL:
+        if target.live is not None and target.kind not in NO_KERNEL:
             return self._pull_live(target, names)
         folders = _output_folders(target, names)
         rows = [[files.load(folder, name, where=str(target)) for folder in folders] for name in names]
@@ -373,18 +371,6 @@ def live_folder(target: Target) -> Path:
     return target.live
 
 
-def refuse_without_kernel(target: Target) -> None:
-    """Raise UsageError if the step has no kernel and won't get one; the hint says where to look instead."""
-    if target.kind in _NO_KERNEL:
-        raise UsageError(f"{target} is a {target.kind} step: it has no kernel.", f"See what it prints: %kale_logs {target}")
-    if target.is_final and target.state in _OVER:
-        raise UsageError(f"{target} {target.doing}: its kernel is gone.", f"See what it printed: %kale_logs {target}")
-    if target.is_final:
-        names = list(files.saved(target.folder)) if target.reach is None else []
-        look = f"%kale_pull {target} {' '.join(names)}" if names else f"%kale_logs {target}"
-        raise UsageError(f"{target} {target.doing}: its kernel is gone.", f"Look at what it left: {look}")
-
-
 def _is_sweep(target: Target) -> bool:
     if target.point is not None or (target.files / "outputs").exists():
         return False
@@ -394,7 +380,7 @@ def _is_sweep(target: Target) -> bool:
 def _output_folders(target: Target, names: Sequence[str]) -> list[Path]:
     if not target.is_final:
         raise UsageError(f"{target} {target.doing}: it has no values yet.", f"Wait for it: %kale_wait {target}")
-    if target.state in _OVER:
+    if target.state in OVER:
         raise UsageError(f"{target} {target.doing}: it has left no values.", f"See what it printed: %kale_logs {target}")
     is_sweep = _is_sweep(target)
     wanted = [f"outputs/{name}.*" for name in (*names, "index")]

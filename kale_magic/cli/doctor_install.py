@@ -8,9 +8,24 @@ from typing import TYPE_CHECKING
 
 from kale_magic import config
 from kale_magic.cli.finding import Finding
+from kale_magic.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+
+
+def python(host: str) -> Iterator[Finding]:
+    """Say of a host without Kale whether one can be made of its Python."""
+    from kale_magic.api import provision
+
+    settings = replace(config.load(), host=host)
+    try:
+        there = provision.look(settings)
+        provision.platform_of(settings, there)
+    except UsageError as exc:
+        yield Finding("python there", "wrong", exc.message, exc.hint)
+    else:
+        yield Finding("python there", "ok", f"{there.version}, {there.executable}: an environment can be made of it, by --install")
 
 
 def install(host: str, packages: Sequence[str], note: Callable[[str], None]) -> Iterator[Finding]:

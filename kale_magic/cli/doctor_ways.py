@@ -10,8 +10,10 @@ from importlib import metadata
 from typing import TYPE_CHECKING
 
 from kale_magic import protocol
+from kale_magic.cli import doctor_install
 from kale_magic.cli.finding import Finding
 from kale_magic.client import Client
+from kale_magic.errors import ManagerUnavailable
 from kale_magic.version import __version__
 from kale_proxy.tunnel.dialer import NO_SSH, default
 from kale_proxy.tunnel.errors import TunnelError
@@ -59,7 +61,13 @@ def host(name: str) -> Iterator[Finding]:
     """Find a login host's manager, and exchange words with it."""
     dialer = default()
     route = Route(socket="", login=name)
-    with Client.connect(host=name) as client:
+    try:
+        client = Client.connect(host=name)
+    except ManagerUnavailable as exc:
+        if "--install" in exc.hint:  # it has no Kale
+            yield from doctor_install.python(name)
+        raise
+    with client:
         times = []
         for _ in range(_ROUND_TRIPS):
             begun = time.perf_counter()

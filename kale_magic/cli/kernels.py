@@ -44,8 +44,7 @@ def list_(arguments: argparse.Namespace, console: Console) -> int:
 
 def install(arguments: argparse.Namespace, console: Console) -> int:
     """Make the kernelspec of a step."""
-    from kale_magic.api.find import find_step, one_job
-    from kale_magic.api.visits import refuse_without_kernel
+    from kale_magic.api.find import find_step, one_job, refuse_without_kernel
 
     with Client.connect(host=arguments.host) as client:
         target = one_job(client, find_step(client, arguments.step, here(client), is_acting=True))
@@ -59,8 +58,7 @@ def install(arguments: argparse.Namespace, console: Console) -> int:
 
 def open_(arguments: argparse.Namespace, console: Console) -> int:
     """Make the notebook of a step."""
-    from kale_magic.api.find import find_step, one_job
-    from kale_magic.api.visits import refuse_without_kernel
+    from kale_magic.api.find import find_step, one_job, refuse_without_kernel
     from kale_magic.kernels import notebook
 
     here_now = Path.cwd()

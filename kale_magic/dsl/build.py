@@ -15,7 +15,8 @@ from kale_magic.model._hints import never_assigned
 from kale_magic.model.literals import MAX_POINTS
 from kale_magic.model.names import analyse
 from kale_magic.model.resources import Resources
-from kale_magic.model.step import STEP_NAME, Step, StepKind, leaves_folder, reuse_conflict
+from kale_magic.model.step import Step, StepKind, leaves_folder, reuse_conflict
+from kale_magic.model.stepname import STEP_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Collection

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 _CHUNK = 200
+_ACCOUNTED = "now-60days"  # sacct looks at today alone if it is not told
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,9 @@ class Slurm(Protocol):
 
     async def squeue(self, *, is_all: bool = False) -> list[slurm_text.Line]:
         """Return this user's jobs, or everyone's."""
+
+    async def sacct(self, names: Sequence[str]) -> list[slurm_text.Line]:
+        """Return what the site's accounting keeps of jobs of these names; empty where it can't be asked."""
 
     async def sbatch(self, path: str, environ: Mapping[str, str], after: str) -> Answer:
         """Submit a script."""
@@ -88,6 +92,7 @@ class Commands:
         self._environ = {**kept, "LC_ALL": "C", "SLURM_TIME_FORMAT": "%s"}
         self._conf = environ.get("SLURM_CONF")
         self._user = pwd.getpwuid(os.getuid()).pw_name
+        self._has_no_accounting = False
         self.took_s = 0.0
 
     async def squeue(self, *, is_all: bool = False) -> list[slurm_text.Line]:
@@ -102,6 +107,27 @@ class Commands:
             return slurm_text.read_squeue(done.out)
         except ValueError as exc:
             raise NoAnswer(f"squeue printed what is not understood: {exc}") from exc
+
+    async def sacct(self, names: Sequence[str]) -> list[slurm_text.Line]:
+        """Return what the site's accounting keeps of jobs of these names; empty where there is none, or it does not answer.
+
+        By names, as a number may be that of another job by now, or may never have been heard.
+        """
+        if self._has_no_accounting:
+            return []
+        found = []
+        argv = ["sacct", "--noheader", "--parsable2", "--allocations", f"--format={slurm_text.SACCT_FORMAT}", f"--starttime={_ACCOUNTED}"]
+        for start in range(0, len(names), _CHUNK):
+            try:
+                done = await self._run([*argv, f"--name={','.join(names[start : start + _CHUNK])}"], self._command_s)
+            except SubmitError:  # not installed
+                self._has_no_accounting = True
+                return []
+            self._has_no_accounting = "accounting storage is disabled" in done.err
+            if not done.is_ok:
+                return []
+            found += slurm_text.read_sacct(done.out)
+        return found
 
     async def sbatch(self, path: str, environ: Mapping[str, str], after: str) -> Answer:
         """Submit a script; ``environ`` is the job's environment, ``after`` the value of ``--dependency`` or empty."""

@@ -54,6 +54,7 @@ class Job:
     missing_since: float | None = None
     ended_since: float | None = None
     cancel_sent_at: float | None = None
+    is_looked_up: bool = False  # in the accounting, after it was gone from the queue
 
     @property
     def native_id(self) -> str:
@@ -93,6 +94,11 @@ def note(job: Job, line: Line | None, now: float) -> None:
         job.ended_since = None
 
 
+def is_gone(job: Job, now: float, grace_s: float) -> bool:
+    """Whether it is missing from the queue for good."""
+    return job.line is None and job.missed >= 2 and now - (now if job.missing_since is None else job.missing_since) >= grace_s
+
+
 def decide(job: Job, found: Look, now: float, *, grace_s: float, is_waiting: bool) -> Report | Again | None:
     """Return what a job has come to, None while that is not certain.
 
@@ -114,11 +120,11 @@ def decide(job: Job, found: Look, now: float, *, grace_s: float, is_waiting: boo
         return _by_result(job, found.result, state)
     if job.line is not None and state not in _ENDED:
         return None
-    if job.line is None and (job.missed < 2 or now - (job.missing_since or now) < grace_s):
+    if job.line is None and not is_gone(job, now, grace_s):
         return None
     if job.is_cancelled and not found.is_claimed:
         return _cancelled(job, "cancelled by you before it began")
-    if job.line is not None and now - (job.ended_since or now) < min(_SETTLE_S, grace_s):
+    if job.line is not None and not job.is_looked_up and now - (job.ended_since or now) < min(_SETTLE_S, grace_s):
         return None
     return _without_result(job, found, state, is_waiting=is_waiting)
 
@@ -129,8 +135,8 @@ def _by_result(job: Job, result: dict[str, Any], state: str) -> Report | None:
         return Report(ReportKind.ENDED, job.ticket.uuid, data)
     if job.is_cancelled:
         return Report(ReportKind.ENDED, job.ticket.uuid, {**data, "reason": "cancelled by you"})
-    if state and state not in _ENDED:
-        return None  # Slurm has yet to say why
+    if state not in _ENDED and not (state == "" and job.is_looked_up):
+        return None  # Slurm, or the accounting of the site, has yet to say why
     return _ended_by_slurm(job, state) or _cancelled(job, _OUTSIDE)
 
 
@@ -139,6 +145,8 @@ def _without_result(job: Job, found: Look, state: str, *, is_waiting: bool) -> R
         return report
     if job.is_cancelled:
         return _cancelled(job, "cancelled by you")
+    if state == "CANCELLED" and found.is_claimed:
+        return _cancelled(job, _OUTSIDE)
     if found.is_claimed:
         what = f"Slurm says {state}" if state else "Slurm no longer knows it"
         return _lost(job, f"{what}, and it left no result")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from kale_magic.errors import KaleError, SubmitError
 from kale_magic.executors import slurm_text
 from kale_magic.executors._slurm_commands import NoAnswer
-from kale_magic.executors._slurm_job import Again, Stage, decide, note
+from kale_magic.executors._slurm_job import Again, Stage, decide, is_gone, note
 from kale_magic.executors._slurm_look import Look, look
 from kale_magic.model.run import Report, ReportKind
 
@@ -109,6 +109,7 @@ class Watcher:
             if line is not None and line.job_id != batch.native_id:
                 self._submitter.place(batch, line.job_id)
             due.append(job)
+        await self._look_up([job for job in due if not job.is_looked_up and is_gone(job, now, self._grace_s)], now)
         found = await self._read([job for job in due if self._is_worth_a_look(job)])
         open_ = frozenset(self._book.jobs)  # what a parent that ends now means for its children, the manager has yet to say
         for job in due:
@@ -117,6 +118,18 @@ class Watcher:
         await self._cancel(now)
         self._submitter.pump()
         return bool(is_news)
+
+    async def _look_up(self, gone: list[Job], now: float) -> None:
+        """Ask the accounting, where a site has it, what became of jobs that the queue no longer shows; once for each."""
+        if not gone:
+            return
+        index = _index(await self._commands.sacct(sorted({job.batch.name for job in gone if job.batch is not None})))
+        for job in gone:
+            assert job.batch is not None
+            job.is_looked_up = True
+            line = index.get((job.batch.name, job.task))
+            if line is not None and line.state not in slurm_text.PENDING | slurm_text.ALIVE:  # it may never have been told of an end
+                note(job, line, now)
 
     def _is_worth_a_look(self, job: Job) -> bool:
         return job.line is None or job.line.state not in slurm_text.PENDING
@@ -146,7 +159,7 @@ class Watcher:
         verdict = decide(job, found, now, grace_s=self._grace_s, is_waiting=is_waiting)
         if isinstance(verdict, Again):
             job.tries += 1
-            job.missed, job.missing_since, job.ended_since = 0, None, None
+            job.missed, job.missing_since, job.ended_since, job.is_looked_up = 0, None, None, False
             self._submitter.send(job)
         elif verdict is not None:
             if job.line is not None and job.line.node and found.is_claimed:

@@ -94,6 +94,10 @@ class RestCommands:
         now = time.time()
         return [slurm_json.line_of(job, now) for job in found["jobs"] if is_all or job.get("user_name") == user]
 
+    async def sacct(self, names: Sequence[str]) -> list[Line]:  # noqa: ARG002
+        """Return nothing: the accounting is another service of slurmrestd, which not every site offers."""
+        return []
+
     async def sbatch(self, path: str, environ: Mapping[str, str], after: str) -> Answer:
         """Submit a script; ``environ`` is the job's environment, ``after`` the value of ``--dependency`` or empty."""
         more = {"dependency": after, "kill_on_invalid_dependency": True} if after else {}

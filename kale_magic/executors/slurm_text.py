@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from kale_proxy.spec import JobSpec
 
 SQUEUE_FORMAT = "%F|%K|%j|%T|%r|%S|%N|%u|%P|%D|%L"
+SACCT_FORMAT = "JobID,JobName%100,State,NodeList"
 PENDING = frozenset({"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT"})
 ALIVE = frozenset({"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "RESIZING", "SIGNALING", "STAGE_OUT"})
 _LOST = {
@@ -105,6 +106,22 @@ def _line(text: str) -> Line:
     state, reason, starts, node, user, partition, nodes, left = words[3 + extra :]
     at = float(starts) if re.fullmatch(r"\d+", starts) else None
     return Line(job_id, None if tasks in {"N/A", ""} else read_tasks(tasks), name, state, reason, at, node, user, partition, nodes, left)
+
+
+def read_sacct(text: str) -> list[Line]:
+    """Read what ``sacct --noheader --parsable2 --allocations --format=SACCT_FORMAT`` prints; what is no line of a job is passed over.
+
+    A state is its first word: ``CANCELLED by 1000`` says who did it. A job that was requeued has a line for each time, the newest last.
+    """
+    found = []
+    for line in text.splitlines():
+        words = line.strip().split("|")
+        match = re.fullmatch(r"(\d+)(?:_(\d+))?", words[0])
+        if match is None or len(words) < 4:
+            continue
+        tasks = None if match[2] is None else (int(match[2]),)
+        found.append(Line(match[1], tasks, "|".join(words[1:-2]), words[-2].partition(" ")[0], "", None, words[-1]))
+    return found
 
 
 def read_tasks(text: str) -> tuple[int, ...]:

@@ -18,7 +18,8 @@ from kale_magic.errors import FormatError
 from kale_magic.formats.cwl_norm import Library, Reader, whole_formats
 from kale_magic.model.literals import to_literal
 from kale_magic.model.resources import Resources
-from kale_magic.model.step import STEP_NAME, Axis, Step, clean_code
+from kale_magic.model.step import Axis, Step, clean_code
+from kale_magic.model.stepname import STEP_NAME
 from kale_magic.model.workflow import Workflow
 
 if TYPE_CHECKING:

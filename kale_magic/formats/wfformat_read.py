@@ -14,7 +14,8 @@ from kale_magic.errors import FormatError
 from kale_magic.formats._yaml_read import Document
 from kale_magic.model.literals import to_literal
 from kale_magic.model.resources import Resources
-from kale_magic.model.step import STEP_NAME, Step, clean_code
+from kale_magic.model.step import Step, clean_code
+from kale_magic.model.stepname import STEP_NAME
 from kale_magic.model.workflow import Workflow
 
 VERSIONS = ("1.5", "1.6")

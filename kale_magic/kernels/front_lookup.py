@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from kale_magic.api.find import Scope, find_run, find_step, one_job, where_in
-from kale_magic.api.visits import refuse_without_kernel
+from kale_magic.api.find import Scope, find_run, find_step, one_job, refuse_without_kernel, where_in
 from kale_magic.errors import UnknownStepError, UsageError
 from kale_magic.model.states import StepState
 from kale_magic.render.tables import table

@@ -7,8 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
 
-from kale_magic.api.find import Scope, find_step, one_job, where_in
-from kale_magic.api.visits import refuse_without_kernel
+from kale_magic.api.find import Scope, find_step, one_job, refuse_without_kernel, where_in
 from kale_magic.client import Client
 from kale_magic.errors import KaleError, ManagerUnavailable, UnknownRunError, UnknownStepError, UsageError
 from kale_proxy.relay_line import Place

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kale_magic.api import files
-from kale_magic.api.find import one_job, where_in
+from kale_magic.api.find import one_job, refuse_without_kernel, where_in
 from kale_magic.errors import StepSyntaxError, UsageError
 from kale_magic.magics.mistakes import named
 from kale_magic.magics.replay import Inline
@@ -72,7 +72,6 @@ def _names_to_come(session: KaleMagics, target: Target, body: str) -> tuple[set[
 
 def make_kernel(session: KaleMagics, request: Request) -> None:
     """Make the kernelspec of a step, and say how to open a notebook or console on it."""
-    from kale_magic.api.visits import refuse_without_kernel
     from kale_magic.kernels import specs
 
     args = request.args
@@ -87,7 +86,6 @@ def make_kernel(session: KaleMagics, request: Request) -> None:
 
 def open_notebook(session: KaleMagics, request: Request) -> None:
     """Make the notebook of a step, and show a link to it."""
-    from kale_magic.api.visits import refuse_without_kernel
     from kale_magic.kernels import notebook
 
     args = request.args

@@ -21,7 +21,7 @@ from kale_magic.executors.pool import PoolExecutor
 from kale_magic.model.environment import clean_environment
 from kale_magic.model.events import iso
 from kale_magic.model.resources import Resources
-from kale_magic.model.step import STEP_NAME
+from kale_magic.model.stepname import STEP_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping

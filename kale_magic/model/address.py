@@ -6,14 +6,13 @@ Used by the magics, the command line and the Python API.
 
 from __future__ import annotations
 
-import ast
 import math
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kale_magic.errors import UnknownStepError, UsageError
-from kale_magic.model.step import STEP_NAME
+from kale_magic.model.stepname import STEP_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -146,6 +145,8 @@ def _is_same(text: str, value: object) -> bool:
 
 
 def _literal(text: str) -> object:
+    import ast  # for a point's values alone
+
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):

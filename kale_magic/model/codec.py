@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from kale_magic.errors import FormatError, StepSyntaxError, WorkflowError
 from kale_magic.model.literals import MAX_POINTS, decode_value, encode_value, parse_each, to_literal
 from kale_magic.model.resources import Resources, format_memory, format_walltime, parse_memory, parse_walltime
-from kale_magic.model.step import STEP_NAME, Axis, Step, StepKind, leaves_folder, reuse_conflict
+from kale_magic.model.step import Axis, Step, StepKind, leaves_folder, reuse_conflict
+from kale_magic.model.stepname import STEP_NAME
 from kale_magic.model.workflow import Workflow
 
 if TYPE_CHECKING:

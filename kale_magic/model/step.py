@@ -14,7 +14,6 @@ from kale_magic.model.resources import Resources
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-STEP_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 
 
 class StepKind(StrEnum):

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kale_magic.api.find import one_job, where_in
+from kale_magic.api.find import one_job, refuse_without_kernel, where_in
 from kale_magic.errors import UsageError
 from kale_magic.widgets import gates
 from kale_magic.widgets.viewmodel import actions
@@ -104,7 +104,6 @@ def _target(desk: Desk, run: str, step: str) -> Target:
 
 
 def _open(desk: Desk, target: Target) -> str:
-    from kale_magic.api.visits import refuse_without_kernel
     from kale_magic.kernels import notebook
 
     refuse_without_kernel(target)

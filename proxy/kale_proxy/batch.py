@@ -6,6 +6,8 @@ it was not to begin.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
 import time
@@ -23,6 +25,7 @@ from kale_proxy.record import (
     notebook_metadata,
     now,
     published,
+    read_result,
     write_event,
     write_result,
 )
@@ -45,7 +48,10 @@ def run(job: Path, *, is_ranked: bool = False) -> int:
     a launcher (srun) started as many of us as the job has tasks; each runs the cell, the first is the step.
     """
     os.umask(0o077)
-    spec = JobSpec.from_json(job.read_bytes())
+    try:
+        spec = JobSpec.from_json(job.read_bytes())
+    except ValueError as exc:
+        return _misfit(job, f"{exc}.")
     if is_ranked:
         spec = of_rank(spec, int(os.environ.get("SLURM_PROCID", "0")))
     folder = places.private_dir(places.socket_dir() / "j" / f"{os.getpid()}")
@@ -99,6 +105,17 @@ def refuse(job: Path, line: str, log: Path) -> int:
     write_event(spec, "ended", state="failed", reason=reason)
     write_result(spec, new_result(spec, "failed", now(), exit_code=1, reason=reason, error=error))
     print(f"{spec.step}: failed {reason}")
+    return 1
+
+
+def _misfit(job: Path, reason: str) -> int:
+    """Record that a manager of another version wrote a job that is not understood; return the exit code."""
+    print(reason)
+    with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+        spec = JobSpec.outline(json.loads(job.read_bytes()))
+        if read_result(spec) is None:
+            write_event(spec, "ended", state="failed", reason=reason)
+            write_result(spec, new_result(spec, "failed", now(), exit_code=1, reason=reason))
     return 1
 
 

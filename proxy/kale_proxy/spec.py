@@ -9,10 +9,12 @@ from __future__ import annotations
 import ast
 import json
 import math
+import sys
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 SPEC_VERSION = 1
+_ONE_VERSION = f"they are of two versions of Kale. Have one in the manager and in {sys.executable}, then: jupyter kale manager stop, and submit again"
 WARN_S = 120.0  # before its walltime ends a step is told, if it does not say when; at most a quarter of the walltime
 
 
@@ -151,11 +153,11 @@ class JobSpec:
     def from_dict(cls, data: dict[str, Any]) -> JobSpec:
         """Build from the JSON object of :meth:`to_json`; raises ValueError as there."""
         if data.get("version") != SPEC_VERSION:
-            message = f"job specification of version {data.get('version')!r}; this worker reads version {SPEC_VERSION}"
+            message = f"the manager's job specification is of version {data.get('version')!r}, this worker reads version {SPEC_VERSION}: {_ONE_VERSION}"
             raise ValueError(message)
         known = {f.name for f in fields(cls)}
         if unknown := data.keys() - known:
-            message = f"job specification has unknown fields {sorted(unknown)}"
+            message = f"the manager's job specification says {', '.join(sorted(unknown))}, which this worker does not know: {_ONE_VERSION}"
             raise ValueError(message)
         inputs = tuple(
             InputSpec(**{**item, "folders": tuple(item["folders"]), "gather_params": tuple(item["gather_params"])})
@@ -168,6 +170,12 @@ class JobSpec:
             lists["container"] = ContainerSpec(**{**box, "binds": tuple(box["binds"])})
         points = tuple(PointSpec(**item) for item in data.get("points", ()))
         return cls(**{**data, **lists, "inputs": inputs, "limits": limits, "parents": parents, "points": points})
+
+    @classmethod
+    def outline(cls, data: dict[str, Any]) -> JobSpec:
+        """Build from what is known of a specification of another version, so that its failure can be told; raises ValueError, KeyError, TypeError."""
+        known = {f.name for f in fields(cls)}
+        return cls.from_dict({**{name: value for name, value in data.items() if name in known}, "version": SPEC_VERSION})
 
     @property
     def is_warm(self) -> bool:

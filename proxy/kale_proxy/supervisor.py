@@ -170,7 +170,7 @@ class Supervisor:
             message = json.loads(line)
             op = message["op"]
             if op == "start":
-                self._start(client, JobSpec.from_dict(message["spec"]))
+                self._asked_to_start(client, message["spec"])
             elif op == "list":
                 self._send(client, {"ev": "jobs", "jobs": self._listing()})
             elif op == "bye_when_idle":
@@ -219,6 +219,14 @@ class Supervisor:
         return [job.describe() for job in self.jobs.values()]
 
     # -- jobs ----------------------------------------------------------------------------------
+    def _asked_to_start(self, client: socket.socket, data: dict[str, Any]) -> None:
+        try:
+            spec = JobSpec.from_dict(data)
+        except ValueError as exc:  # a manager of another version
+            self._send(client, {"ev": "refused", "uuid": str(data.get("uuid")), "reason": f"{exc}."})
+        else:
+            self._start(client, spec)
+
     def _start(self, client: socket.socket, spec: JobSpec) -> None:
         known = self.jobs.get(spec.uuid)
         if known is not None:

@@ -33,11 +33,12 @@ _UP_S = 30.0
 CPUS = 8
 
 
-def missing(*, slurm: bool = False) -> str:
+def missing(*, slurm: bool = False, accounting: bool = False) -> str:
     """Why there can be no cluster here; empty if there can."""
     if os.getuid() != 0:
         return "needs root for network namespaces: run the tests as root"
     programs = ["ip", "nsenter", "unshare", "setpriv", "ssh", _SSHD, *(("slurmctld", "slurmd", "munged", "srun") if slurm else ())]
+    programs += ["slurmdbd", "mariadbd", "mariadb-install-db"] if accounting else []
     lacking = [program for program in programs if shutil.which(program, path=_path()) is None]
     if lacking:
         return f"needs {', '.join(lacking)}: make system-deps"
@@ -90,14 +91,19 @@ class Hosts:
     """The cluster; a context manager.
 
     ``nodes`` is how many there are, ``ssh_to_nodes`` whether sshd runs on them, ``slurm`` whether Slurm does, ``login2``
-    whether there is a second login host.
+    whether there is a second login host; ``accounting`` whether Slurm has a database of what has ended, and ``min_job_age``
+    after how many seconds the controller forgets that.
     """
 
-    def __init__(self, *, nodes: int = 2, slurm: bool = False, ssh_to_nodes: bool = True, login2: bool = False) -> None:
+    def __init__(
+        self, *, nodes: int = 2, slurm: bool = False, ssh_to_nodes: bool = True, login2: bool = False, accounting: bool = False, min_job_age: int = 300
+    ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="kc-", dir="/tmp"))
         self.folder.chmod(0o755)
         self.slurm = slurm
         self.ssh_to_nodes = ssh_to_nodes
+        self.accounting = accounting
+        self.min_job_age = min_job_age
         self.laptop = Host("laptop", {"campus": "10.78.0.2"})
         self.login = Host("login", {"cluster": "10.77.0.10", "campus": "10.78.0.10"})
         self.login2 = Host("login2", {"cluster": "10.77.0.200", "campus": "10.78.0.200"}) if login2 else None
@@ -307,12 +313,34 @@ class Hosts:
             log="munged",
         )  # fmt: skip
         self.slurm_conf.write_text(self._slurm_text())
+        if self.accounting:
+            self._start_accounting()
         _poll((munge / "sock").exists, "munged")
         self.start_controller()
         for node in self.nodes:
             (self.folder / "spool" / node.name).mkdir()
             self._start(node.argv("slurmd", "-D", "-N", node.name), log=f"slurmd-{node.name}", SLURM_CONF=str(self.slurm_conf))
         _poll(self._is_idle, "the nodes")
+
+    def _start_accounting(self) -> None:
+        """Start slurmdbd on the login host, and the database under it; both seen from there alone."""
+        database = self.folder / "db"
+        made = ["mariadb-install-db", "--no-defaults", f"--datadir={database}", "--user=root", "--auth-root-authentication-method=normal", "--skip-test-db"]
+        subprocess.run(made, check=True, capture_output=True, env=self.environ())
+        options = ["--no-defaults", f"--datadir={database}", "--user=root", f"--socket={database}/s", f"--pid-file={database}/pid", "--bind-address=127.0.0.1"]
+        self._start(self.login.argv("mariadbd", *options), log="mariadbd")
+        _poll(lambda: self._listens(self.login, 3306), "the database")
+        lines = [
+            "AuthType=auth/munge", f"AuthInfo=socket={self.folder}/munge/sock", f"DbdHost=login\nDbdAddr={self.login.address}", "SlurmUser=root",
+            "StorageType=accounting_storage/mysql", "StorageHost=127.0.0.1", "StorageUser=root", "StorageLoc=accounting",
+            f"PidFile={self.folder}/run/slurmdbd.pid",
+        ]  # fmt: skip
+        config = self.folder / "slurmdbd.conf"
+        config.write_text("\n".join(lines) + "\n")
+        config.chmod(0o600)
+        self._start(self.login.argv("slurmdbd", "-D"), log="slurmdbd", SLURM_CONF=str(self.slurm_conf))
+        _poll(lambda: self._listens(self.login, 6819), "slurmdbd")
+        subprocess.run(self.login.argv("sacctmgr", "--immediate", "add", "cluster", "lab"), check=True, capture_output=True, env=self.environ())
 
     def start_rest(self, port: int = 6820) -> str:
         """Start slurmrestd on the login host, which takes tokens alone; return its address. It refuses to run as root."""
@@ -369,6 +397,8 @@ class Hosts:
             "PartitionName=debug Nodes=ALL Default=YES MaxTime=1-0 PreemptMode=OFF State=UP",
             "PartitionName=spare Nodes=ALL MaxTime=1-0 GraceTime=5 State=UP",
             "PartitionName=urgent Nodes=ALL MaxTime=1-0 PriorityTier=10 PreemptMode=OFF State=UP",
+            f"MinJobAge={self.min_job_age}",
+            *(["AccountingStorageType=accounting_storage/slurmdbd", f"AccountingStorageHost={self.login.address}", f"AccountingStoragePass={self.folder}/munge/sock"] if self.accounting else []),
         ]  # fmt: skip
         return "\n".join(lines) + "\n"
 

@@ -7,13 +7,15 @@ import os
 import shutil
 import subprocess
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from kale_magic import Workflow
-from kale_magic.api import wheels
+from kale_magic import Workflow, config
+from kale_magic.api import mirror, provision, wheels
+from kale_magic.errors import UsageError
 from kale_magic.version import __version__
 
 if TYPE_CHECKING:
@@ -82,6 +84,7 @@ def bare(cluster: Cluster, home: Path, cache: Path) -> Bare:
 def test_host_with_python_alone_is_given_an_environment_that_a_workflow_then_finds(bare: Bare, cluster: Cluster, tmp_path: Path) -> None:
     said = bare.kale("doctor", "--host", "bare", code=1).stdout
     assert "jupyter kale doctor --host bare --install" in said
+    assert f", {PYTHON}: an environment can be made of it, by --install" in said
     assert "jupyter kale doctor --host bare --install" in bare.kale("status", "--host", "bare", code=3).stderr
 
     said = bare.kale("doctor", "--host", "bare", "--install", timeout=300).stdout
@@ -120,17 +123,57 @@ def _outputs(cluster: Cluster, step: str) -> dict[str, Any]:
             return dict(zip(names, kale.run("bare-1")[step].pull(*names), strict=True))
 
 
+def test_transfer_that_was_cut_goes_on_where_it_was(bare: Bare, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+    arrived: list[Path] = []
+    real_ask, real_sftp = provision._ask, mirror._sftp
+
+    def ask(settings: Any, operation: str, fields: dict[str, Any], timeout: float) -> dict[str, Any]:
+        if operation != "make":
+            return real_ask(settings, operation, fields, timeout)
+        asked.append(fields)
+        return {"path": "/made", "others": []}
+
+    def cut(host: str, lines: Any) -> None:
+        real_sftp(host, list(lines)[:30])
+        arrived.extend(Path(bare.home, "other folder").glob("wheels-*/*.kale-part-*"))
+        os.truncate(arrived[0], arrived[0].stat().st_size // 2)
+        raise UsageError("Files can't be exchanged with bare: the cable was cut.")
+
+    bare.configure(venvs=f"{bare.home}/other folder")  # in the usual one is an environment by now
+    monkeypatch.setattr(provision, "_ask", ask)
+    monkeypatch.setenv("KALE_HOME", str(cluster.laptop))
+    settings = replace(config.load(), host="bare")
+    with cluster.hosts.laptop.here():
+        monkeypatch.setattr(mirror, "_sftp", cut)
+        with pytest.raises(UsageError, match="the cable was cut"):
+            provision.make(settings, [], str)
+        assert asked == []
+        sent: list[str] = []
+        monkeypatch.setattr(mirror, "_sftp", lambda host, lines: (sent.extend(lines), real_sftp(host, lines)))
+        made = provision.make(settings, [], str)
+    puts = [line for line in sent if line.startswith("put ")]
+    assert [arrived[0].name in line for line in puts if line.startswith("put -a ")] == [True]
+    assert len(puts) == made.count - (len(arrived) - 1)
+    assert len(arrived) > 20
+    there = Path(asked[0]["wheels"])
+    assert sorted(path.name for path in there.iterdir()) == asked[0]["names"]
+    assert not asked[0]["requirements"][1:]
+    shutil.rmtree(there)
+
+
 def wrapped(folder: Path, before: str) -> str:
     """A program that is Python, but for what the line ``before`` changes; takes the options that Kale gives it."""
     path = folder / "python-of-the-site"
     script = f"{before}; code = sys.argv.pop(1); exec(compile(code, 'given', 'exec'))"
-    path.write_text(f'#!/bin/sh\nwhile [ "$1" != -c ]; do shift; done\nshift\nexec {PYTHON} -c "import sys; {script}" "$@"\n')
+    path.write_text(f'#!/bin/sh\n[ "$1" = -m ] && exec {PYTHON} "$@"\nwhile [ "$1" != -c ]; do shift; done\nshift\nexec {PYTHON} -c "import sys; {script}" "$@"\n')
     path.chmod(0o755)
     return str(path)
 
 
 def test_python_that_is_too_old_is_named_and_how_to_name_another(bare: Bare, tmp_path: Path) -> None:
-    bare.configure(python=wrapped(tmp_path, "sys.version_info = (3, 6, 15); sys.executable = '/opt/old/python3'"))
+    bare.configure(python=wrapped(tmp_path, "sys.version_info = (3, 6, 15); sys.executable = '/opt/old/python3'"), venvs=f"{tmp_path}/none")
+    assert "The Python on bare is 3.6.15" in bare.kale("doctor", "--host", "bare", code=1).stdout
     said = bare.kale("doctor", "--host", "bare", "--install", code=1).stdout
     assert "The Python on bare is 3.6.15 (/opt/old/python3); Kale needs 3.11 or newer." in said
     assert '[hosts.bare] python = "/path/to/python"' in said

@@ -125,6 +125,9 @@ def test_second_login_node_finds_the_manager_of_the_first_and_its_steps(home: Ho
     home.kale(hosts.login2, "pause", f"{run}/md")
     home.kale(hosts.login2, "resume", f"{run}/md")
 
+    visit = "import sys; from kale_magic import connect; from jupyter_client import BlockingKernelClient as C\nwith connect() as kale:\n    c = C(connection_file=str(kale.run(sys.argv[1])['md'].connection_file())); c.load_connection_file(); c.start_channels(); c.wait_for_ready(timeout=30)\n    c.execute_interactive('print(host, n > 0)', timeout=30); c.stop_channels()"
+    assert home.run(hosts.login2, sys.executable, "-c", visit, run).stdout == "login True\n"  # any Jupyter client, by a relay on the second
+
     second = home.run(hosts.login2, sys.executable, "-c", SUBMIT, "host = __import__('os').uname().nodename; print('from', host)").stdout.strip()
     home.kale(hosts.login2, "wait", second)
     assert home.kale(hosts.login2, "logs", f"{second}/md").stdout == "from login\n"

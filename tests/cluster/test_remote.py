@@ -178,6 +178,17 @@ def test_doctor_shows_the_ways_there(cluster: Cluster) -> None:
     assert "over a connection that was open" in cluster.kale("doctor", "--host", "login").stdout
 
 
+@pytest.mark.usefixtures("step")
+def test_manager_of_the_host_is_started_told_of_and_ended_from_the_laptop(cluster: Cluster) -> None:
+    first = json.loads(cluster.kale("manager", "status", "--host", "login", "--json").stdout)
+    assert (first["host"], first["runs"]) == ("login", 1)
+    assert f"The manager (pid {first['pid']}) has ended; its jobs go on." in cluster.kale("manager", "stop", "--host", "login").stdout
+    cluster.kale("manager", "status", "--host", "login", code=3)
+    again = json.loads(cluster.kale("manager", "start", "--host", "login", "--json").stdout)
+    assert again["pid"] != first["pid"]
+    assert again["runs"] == first["runs"]
+
+
 def test_step_that_is_over_says_so_from_afar(cluster: Cluster) -> None:
     step = cluster.submit("x = 1", name="quick")
     deadline = time.monotonic() + 30

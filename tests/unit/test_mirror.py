@@ -60,11 +60,24 @@ def test_a_part_of_something_else_is_thrown_away(tmp_path, sent):
     here = tmp_path / "hosts" / "login.files" / "runs" / "a"
     here.mkdir(parents=True)
     part = here / f"step.ipynb.kale-part-{item(b'whole')['digest'][:12]}"
-    part.write_bytes(b"other")
+    part.write_bytes(b"oth")
     with pytest.raises(UsageError, match="changed while it was fetched"):
         mirror.fetch(far, "/runs/a", ("*",))
     assert sent[0][0].startswith("get -a ")
     assert not part.exists()
+
+
+def test_a_part_that_is_whole_takes_its_name_and_one_that_is_too_long_is_fetched_anew(tmp_path, sent):
+    far = Far(tmp_path, {"a": item(b"whole"), "b": item(b"short")})
+    here = tmp_path / "hosts" / "login.files" / "runs" / "a"
+    here.mkdir(parents=True)
+    for name, data, left in (("a", b"whole", b"whole"), ("b", b"short", b"much longer")):
+        (here / f"{name}.kale-part-{item(data)['digest'][:12]}").write_bytes(left)
+    with pytest.raises(UsageError, match="b of /runs/a on login changed"):
+        mirror.fetch(far, "/runs/a", ("*",))
+    assert (here / "a").read_bytes() == b"whole"
+    [[line]] = sent
+    assert line.startswith('get "/runs/a/b"')
 
 
 def test_names_are_quoted_for_sftp_and_a_line_break_is_refused():

@@ -33,6 +33,8 @@ def test_hello_of_another_protocol_names_both_versions():
     assert protocol.read_hello(hello.to_wire(), version="1.0") == hello
     with pytest.raises(ProtocolVersionError, match=r"Kale 3\.0 \(protocol 4\), this is Kale 1\.0 \(protocol 1\)"):
         protocol.read_hello({"hello": {"protocol": 4, "version": "3.0"}}, version="1.0")
+    with pytest.raises(ProtocolVersionError, match=r"jupyter kale doctor --host far --install, then jupyter kale manager stop --host far"):
+        protocol.read_hello({"hello": {"protocol": 4, "version": "3.0"}}, version="1.0", host="far")
     with pytest.raises(ManagerError, match="no Kale manager"):
         protocol.read_hello({"welcome": 1}, version="1.0")
 

@@ -119,6 +119,14 @@ def test_lines_of_squeue_are_read():
         slurm_text.read_squeue("what is this")
 
 
+def test_lines_of_sacct_are_read():
+    text = "7|kale-a|TIMEOUT|node1\n8_3|kale-b|CANCELLED by 1000|None assigned\n8_[4-6]|kale-b|PENDING|None assigned\n7.batch|batch|CANCELLED|node1\n9|a|b|OUT_OF_MEMORY|node[1-2]\nwhat\n"
+    timeout, point, other = slurm_text.read_sacct(text)
+    assert (timeout.job_id, timeout.tasks, timeout.name, timeout.state, timeout.node) == ("7", None, "kale-a", "TIMEOUT", "node1")
+    assert (point.job_id, point.tasks, point.state) == ("8", (3,), "CANCELLED")
+    assert (other.name, other.state, other.node) == ("a|b", "OUT_OF_MEMORY", "node[1-2]")
+
+
 @pytest.mark.parametrize(("text", "numbers"), [("0-3,7", (0, 1, 2, 3, 7)), ("0-8:4", (0, 4, 8)), ("5", (5,)), ("1-3%2", (1, 2, 3))])
 def test_numbers_of_an_array_are_read(text, numbers):
     assert slurm_text.read_tasks(text) == numbers
