@@ -48,6 +48,9 @@ def _open(settings: Settings, *, start: bool, timeout: float) -> Connection:
         return _sibling.open_sibling(settings, record, start=start, timeout=timeout)
     if not start:
         raise ManagerUnavailable("No manager runs.", "Start it with: jupyter kale manager start.")
+    if (last := _sibling.left_elsewhere(settings)) is not None:  # steps may run there
+        with contextlib.suppress(ManagerUnavailable):
+            return _sibling.start_sibling(settings, str(last["host"]), timeout=timeout)
     if settings.manager_host and settings.manager_host != socket.gethostname().partition(".")[0]:
         try:
             return _sibling.start_sibling(settings, settings.manager_host, timeout=timeout)

@@ -29,8 +29,17 @@ _ASK_S = 60.0
 
 def elsewhere(settings: Settings) -> dict[str, Any] | None:
     """Return the record of a manager that has told of itself from another host; None if there is none, or its batch job is over."""
+    return _of_another_host(settings.manager_file)
+
+
+def left_elsewhere(settings: Settings) -> dict[str, Any] | None:
+    """Return the record of a manager of another host that ended while runs were live; None as for :func:`elsewhere`."""
+    return _of_another_host(settings.last_file)
+
+
+def _of_another_host(file: Path) -> dict[str, Any] | None:
     try:
-        record = json.loads(settings.manager_file.read_text())
+        record = json.loads(file.read_text())
         host = str(record["host"])
     except (OSError, ValueError, TypeError, KeyError):
         return None

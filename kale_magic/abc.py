@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from kale_magic.errors import ExecutorError
 from kale_magic.model.resources import Resources
 
 if TYPE_CHECKING:
@@ -266,6 +267,10 @@ class Executor(ABC):
             The batch system does not answer.
         """
         return []
+
+    async def end(self, native_id: str) -> None:
+        """End a job of this user's that :meth:`survey` has shown; raises ExecutorError if that can't be done."""
+        raise ExecutorError(f"A job ({native_id}) of this executor is ended by its run and step.")
 
     def freeze(self, uuid: str, *, is_on: bool) -> None:  # noqa: B027 - only where ``can_freeze`` says so
         """Stop all processes of a started job where they are, or let them go on; its state is reported."""

@@ -278,6 +278,10 @@ class Client:
         """
         return self._ask_list(protocol.SURVEY, {"executor": executor, "all": is_all})
 
+    def end_job(self, executor: str, native_id: str) -> None:
+        """End a job that :meth:`survey` has shown and that need not be Kale's; raises ExecutorError."""
+        self._ask_object(protocol.END, {"executor": executor, "job": native_id})
+
     def open_pool(self, name: str, executor: str, resources: Mapping[str, Any]) -> dict[str, Any]:
         """Open an allocation into which steps go without queueing; raises PoolError. Returns what :meth:`pools` says of it.
 

@@ -83,6 +83,11 @@ class Settings:
         return self.state_dir / "manager.json"
 
     @property
+    def last_file(self) -> Path:
+        """Who the manager was that ended while runs were live; gone when there is one again."""
+        return self.state_dir / "manager.last.json"
+
+    @property
     def log_file(self) -> Path:
         """What the manager says about itself."""
         return self.state_dir / "manager.log"

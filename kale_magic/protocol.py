@@ -29,6 +29,7 @@ STOP = "stop"
 RELEASE = "release"
 HOLD = "hold"
 SURVEY = "survey"
+END = "end"
 FILES = "files"
 FREEZE = "freeze"
 POOL_OPEN = "pool_open"
@@ -40,7 +41,7 @@ MANAGER = "manager"
 SHUTDOWN = "shutdown"
 OPS = (
     SUBMIT, STATUS, RUNS, EVENTS, WHERE, FIND, CANCEL, STOP, RELEASE, HOLD, FREEZE, CONTINUE, SURVEY, FILES, QUEUE, MANAGER, SHUTDOWN,
-    POOL_OPEN, POOL_LIST, POOL_CLOSE, REST,
+    POOL_OPEN, POOL_LIST, POOL_CLOSE, REST, END,
 )  # fmt: skip
 
 

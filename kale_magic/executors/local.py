@@ -358,7 +358,7 @@ class LocalExecutor(Executor):
         except KaleError as exc:  # the run was stored by another version of Kale
             self._refuse(job, exc.message)
             return
-        found = find_out(spec)
+        found = find_out(spec, by_signs=True)
         if found.fate is Fate.OVER:
             self._finish(job, Report(ReportKind.ENDED, uuid, found.data))
         elif found.fate is Fate.ALIVE:

@@ -11,6 +11,7 @@ import contextlib
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from kale_magic.errors import SubmitError
 from kale_magic.executors import slurm_json, slurm_text
@@ -146,7 +147,7 @@ class RestCommands:
 
     async def cancel(self, ids: Sequence[str]) -> None:
         """End jobs; raises NoAnswer. One that is over already is no fault."""
-        await self._each("DELETE", [f"/job/{native_id}" for native_id in ids])
+        await self._each("DELETE", [f"/job/{quote(native_id)}" for native_id in ids])
 
     async def signal(self, native_id: str, name: str, signal: str) -> None:  # noqa: ARG002 - there is no asking by name
         """Send a signal to all processes of a job; those that Kale sends, only its worker feels."""

@@ -22,6 +22,7 @@ from kale_magic import config, protocol
 from kale_magic._batchjob import BatchJob, is_over
 from kale_magic.errors import KaleError, ManagerUnavailable
 from kale_magic.executors import registry
+from kale_magic.manager.batch_queue import BatchQueue
 from kale_magic.manager.lock import ManagerLock
 from kale_magic.manager.pools import Pools
 from kale_magic.manager.requests import Requests
@@ -102,7 +103,7 @@ class Daemon:
             "address": str(settings.socket),
             "started_at": hello.started_at,
         }
-        server = Server(service, Requests(service, about, settings.keys_dir, pools, Rest(executors).ops()), hello, self._over.set)
+        server = Server(service, Requests(service, about, settings.keys_dir, pools, {**Rest(executors).ops(), **BatchQueue(executors).ops()}), hello, self._over.set)
         reopenings: list[asyncio.Task[None]] = []
         try:
             await service.open()
@@ -113,11 +114,15 @@ class Daemon:
             _log.info("Kale %s serves at %s", __version__, settings.socket)
             await self._until_over(service, server, pools)
         finally:
+            has_runs = bool(service.runs)
             await server.close()
             await pools.close()
             await service.close()
             with contextlib.suppress(OSError):
-                settings.manager_file.unlink()
+                if has_runs:  # steps may run on this host: the next manager is best here too
+                    settings.manager_file.replace(settings.last_file)
+                else:
+                    settings.manager_file.unlink()
         _log.info("ended")
 
     async def _until_over(self, service: Service, server: Server, pools: Pools) -> None:
@@ -144,6 +149,7 @@ class Daemon:
         ) as file:
             json.dump(record, file)
         os.replace(temporary, path)
+        self._settings.last_file.unlink(missing_ok=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

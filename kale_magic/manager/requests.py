@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 from kale_magic import protocol
 from kale_magic.errors import ManagerError, PoolError, StoreError, SubmitError, UnknownStepError, UsageError
-from kale_magic.executors import registry
 from kale_magic.manager.cache import Earlier
 from kale_magic.manager.context import RunContext
 from kale_magic.manager.graph import attempt_uuid, expand
@@ -81,7 +80,6 @@ class Requests:
             protocol.STOP: self._stop,
             protocol.RELEASE: self._release,
             protocol.HOLD: self._hold,
-            protocol.SURVEY: self._survey,
             protocol.FILES: self._files,
             protocol.FREEZE: self._freeze,
             protocol.CONTINUE: self._continue,
@@ -309,17 +307,6 @@ class Requests:
         patterns = [str(item) for item in fields.get("patterns") or ()]
         found = await asyncio.to_thread(listing, _text(fields, "folder") or "", patterns, makes=bool(fields.get("make")))
         return {"files": found}
-
-    async def _survey(self, fields: dict[str, Any]) -> list[dict[str, Any]]:
-        """Return the batch system's own queue, of the executors that have live jobs or of the one named."""
-        wanted = _text(fields, "executor")
-        if wanted is not None:
-            registry.check_name(wanted)
-        lines = []
-        for name, executor in list(self._service.executors.items()):  # a pool may be closed meanwhile
-            if name == wanted or (wanted is None and executor.queue()):
-                lines += [{"executor": name, **line} for line in await executor.survey(is_all=bool(fields.get("all")))]
-        return lines
 
     async def _manager(self, fields: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002 - every op has fields
         executors = {name: executor.describe() for name, executor in self._service.executors.items()}

@@ -148,8 +148,8 @@ def _is_finite(pair: tuple[float, float]) -> bool:
 def _span(values: Sequence[float], margin: float = 0.0) -> tuple[float, float]:
     low, high = min(values, default=0.0), max(values, default=1.0)
     if low == high:
-        pad = abs(low) * 0.1 or 0.5
-        return low - pad, high + pad
+        pad = abs(low) * 0.1
+        return (low - pad, high + pad) if pad else (0.0, 1.0)
     pad = (high - low) * margin
     return low - pad, high + pad
 

@@ -83,7 +83,6 @@ class Resources(Charts):
         self._host: deque[dict[str, Any]] = deque(maxlen=_HISTORY)
         self._gpus = GpuWatch()
         self._said = ""
-        psutil.cpu_percent()  # which measures from one call to the next
         super().__init__(*args, **options)
         self.part = "resources"
 
@@ -104,10 +103,11 @@ class Resources(Charts):
 
 
 def _sample() -> dict[str, float]:
-    network, disk = psutil.net_io_counters(), psutil.disk_io_counters()
+    network, disk, times = psutil.net_io_counters(), psutil.disk_io_counters(), psutil.cpu_times()
     return {
         "at": time.time(),
-        "cpu_percent": psutil.cpu_percent(),
+        "cpus": psutil.cpu_count() or 1,
+        "cpu_busy_s": times.user + times.nice + times.system,  # not cpu_percent, which begins anew in each thread
         "memory_percent": psutil.virtual_memory().percent,
         "net_received_bytes": network.bytes_recv if network else 0,
         "net_sent_bytes": network.bytes_sent if network else 0,

@@ -95,7 +95,17 @@ class Queue(Part):
             self._add(str(message.get("host") or "").strip())
         elif kind == "cancel":
             return self._cancel(str(message.get("run")), str(message.get("step")), message.get("point"))
+        elif kind == "end":
+            return self._end(str(message.get("executor")), str(message.get("job")))
         return None
+
+    def _end(self, executor: str, job: str) -> str:
+        """End a batch job that is not Kale's."""
+        far = self._far.get(self.place.host)
+        client: Client = far.client if far is not None else self.desk.book.client
+        client.end_job(executor, job)
+        self._turn(self.tab, self.whose)
+        return f"Job {job} of {executor} is cancelled."
 
     def _cancel(self, run: str, step: str, point: object) -> str:
         far = self._far.get(self.place.host)

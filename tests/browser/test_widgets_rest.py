@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -98,6 +99,14 @@ def test_login_by_token_runs_a_step_and_the_token_is_nowhere(
         row.get_by_role("button").click()
         row.get_by_role("button", name="Really cancel md").click()
         until(lambda: client.status(run)["steps"]["md"]["state"] == "cancelled", "the end of md", 60)
+        words = cluster.login.argv("sbatch", "--parsable", "--output=/dev/null", "--wrap", "sleep 100")
+        job = subprocess.run(words, capture_output=True, text=True, check=True, env=cluster.environ(), cwd=root).stdout.strip()
+        other = queue.locator(f"tr[data-job='slurm-rest/{job}']")
+        expect(other).to_contain_text("wrap", timeout=WAIT_MS)  # a job that is not Kale's
+        other.get_by_role("button").click()
+        other.get_by_role("button", name=f"Really cancel job {job}").click()
+        expect(queue.locator(".kale-say")).to_have_text(f"Job {job} of slurm-rest is cancelled.", timeout=WAIT_MS)
+        expect(other).to_have_count(0, timeout=WAIT_MS)
         notebook.save()
         part.get_by_role("button", name="Forget").click()
         expect(part.locator(".rested")).to_have_text("", timeout=WAIT_MS)

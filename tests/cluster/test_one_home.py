@@ -150,6 +150,26 @@ def test_manager_that_was_killed_on_its_login_node_is_started_there_again(home: 
     assert json.loads(home.kale(hosts.login2, "manager", "start", "--json").stdout)["host"] == "login2"  # none elsewhere: here
 
 
+def test_steps_of_a_login_node_live_on_wherever_the_next_manager_is(home: Home, hosts: Hosts) -> None:
+    assert hosts.login2 is not None
+    run = home.run(hosts.login, sys.executable, "-c", SUBMIT, LOOP).stdout.strip()
+    assert home.kale(hosts.login, "attach", f"{run}/md", "--exec", "print(host)").stdout == "login\n"
+    home.kale(hosts.login, "manager", "stop")
+    home.kale(hosts.login2, "runs")  # the next client, on the other login node
+    assert home.manager()["host"] == "login"  # where steps run
+    assert home.kale(hosts.login2, "attach", f"{run}/md", "--exec", "print(host)").stdout == "login\n"
+    home.kale(hosts.login2, "manager", "stop")
+    (home.folder / "manager.last.json").unlink()  # as if the first login node could not be reached any more
+    home.kale(hosts.login2, "runs")
+    assert home.manager()["host"] == "login2"
+    time.sleep(2)
+    step = json.loads(home.kale(hosts.login2, "status", run, "--json").stdout)["steps"]["md"]
+    assert (step["state"], step["attempt"]) == ("running", 1)
+    (home.folder / "stop").touch()
+    step = json.loads(home.kale(hosts.login2, "wait", run, "--json").stdout)["steps"]["md"]
+    assert (step["state"], step["attempt"]) == ("completed", 1)
+
+
 def test_manager_on_a_host_that_is_gone_is_said_with_the_way_out(home: Home, hosts: Hosts) -> None:
     assert hosts.login2 is not None
     (home.folder / "manager.json").write_text(json.dumps({"host": "login9", "pid": 1, "address": "/tmp/none/m"}))

@@ -91,6 +91,20 @@ def test_queue_cancel_hold_and_stop_go_through_it_too(rest: Login) -> None:
     rest.until(lambda: not rest.squeue())
 
 
+@pytest.mark.parametrize("executor", ["slurm-rest", "slurm"])
+def test_job_that_is_not_of_kale_is_ended_by_its_number(rest: Login, executor: str) -> None:
+    if executor == "slurm":
+        rest.client.shutdown()  # the next one has Slurm's commands
+    job = rest.run("sbatch", "--parsable", "--array=0-1", "--output=/dev/null", "--wrap", "sleep 100").strip()
+    rest.until(lambda: {line["native_id"] for line in rest.client.survey(executor)} == {f"{job}_0", f"{job}_1"})
+    rest.client.end_job(executor, f"{job}_1")
+    rest.until(lambda: [line["native_id"] for line in rest.client.survey(executor) if line["state"] == "RUNNING"] == [f"{job}_0"])
+    rest.client.end_job(executor, job)
+    rest.until(lambda: not rest.squeue())
+    with pytest.raises(UsageError, match="'--user=root' is no job"):
+        rest.client.end_job(executor, "--user=root")
+
+
 def test_what_slurm_refuses_is_said_at_submit_and_what_rest_cannot_ask_too(rest: Login) -> None:
     wf = workflow(rest)
     wf.step("s", "pass", queue="nope")

@@ -141,6 +141,12 @@ def test_description_of_a_stranger_runs_nothing_and_loads_nothing(hostile: str) 
     assert 'href="javascript' not in html
 
 
+def test_formula_of_its_own_line_needs_no_empty_line_before() -> None:
+    html = markdown_html("Verlet,\n$$ v = \\frac{F}{m} $$\nand so on")
+    assert 'display="block"' in html
+    assert "$" not in html
+
+
 def test_formula_that_cannot_be_read_stays_as_written() -> None:
     assert "\\frac{" in markdown_html("$\\frac{$")
 
@@ -241,17 +247,18 @@ def test_queue_has_a_tab_for_each_executor_and_each_host() -> None:
     assert [place.label("") for place in found] == ["this machine", "local", "slurm", "login"]
     assert [queue.parse_place(place.key) for place in found] == found
     assert queue.places(["local"], []) == [queue.HERE]
+    assert [place.executor for place in queue.places(["slurm"], [])] == ["", "slurm"]  # where no step has been yet
     assert queue.HERE.label("login") == "login"
 
 
 def test_queue_of_a_batch_system_shows_reason_nodes_and_time_left_and_knows_our_own_jobs() -> None:
     ours = [{"executor": "slurm", "native_id": "7", "run": "r", "step": "md", "point": None}]
     survey = [
-        {"executor": "slurm", "native_id": "7", "name": "kale-1", "state": "RUNNING", "nodes": 2, "time_left": "9:59"},
+        {"executor": "slurm", "native_id": "7", "name": "kale-1", "state": "RUNNING", "nodes": 2, "time_left": "9:59", "starts_at": "2026-11-28T09:00:00Z"},
         {"executor": "slurm", "native_id": "8", "name": "other", "state": "PENDING", "reason": "Priority", "starts_at": "2026-11-28T10:00:00Z"},
     ]
     shown = queue.table(queue.joined(survey, ours), own=["r"])
     assert shown["heads"] == ["where", "job", "nodes", "starts at", "time left", "reason"]
     first, second = shown["rows"]
-    assert (first["run"], first["label"], first["mine"], first["cells"][2], first["cells"][4]) == ("r", "md", True, "2", "9:59")
+    assert (first["run"], first["label"], first["mine"], first["cells"][2:5], first["look"]) == ("r", "md", True, ["2", "", "9:59"], "running")
     assert (second["run"], second["label"], second["mine"], second["cells"][5]) == ("", "other", False, "Priority")

@@ -29,6 +29,8 @@ def test_gpus_have_a_line_each_and_a_node_without_any_has_no_chart() -> None:
     assert found["node: GPU memory, GB"]["gpu 0"][0][1] == 4021 / 1024
     assert usage.charts([{"at": "2026-11-28T10:00:00Z", "node": {"gpus": read(OLD)}}])["node: GPU memory, GB"]["gpu 0"]
     assert not [title for title in usage.charts(samples[:1]) if "GPU" in title]
-    host = usage.host_charts([{"at": 0.0, "disk_read_bytes": 0, "gpus": []}, {"at": 2.0, "disk_read_bytes": 4 << 20, "gpus": read(A100)}])
+    before = {"at": 0.0, "disk_read_bytes": 0, "cpus": 4, "cpu_busy_s": 10.0, "gpus": []}
+    host = usage.host_charts([before, {**before, "at": 2.0, "disk_read_bytes": 4 << 20, "cpu_busy_s": 12.0, "gpus": read(A100)}])
+    assert host["this host: processors, %"] == {"busy": [(0.0, 25.0)]}
     assert host["this host: disk, MB/s"] == {"read": [(0.0, 2.0)]}
     assert host["this host: GPUs busy, %"]["gpu 0"] == [(0.0, 37.0)]

@@ -22,7 +22,7 @@ function space(model, root) {
     const k = [-0.5, 0.5], far = (a, b) => { pen.moveTo(...place(...a)); pen.lineTo(...place(...b)); };
     for (const p of k) for (const q of k) { far([-0.5, p, q], [0.5, p, q]); far([p, -0.5, q], [p, 0.5, q]); far([p, q, -0.5], [p, q, 0.5]); }
     pen.stroke(); pen.globalAlpha = 1; pen.fillStyle = ink; pen.font = "11px system-ui"; pen.textAlign = "center";
-    [[0, -0.58, -0.58], [0.58, 0, -0.58], [-0.58, -0.58, 0]].forEach((p, i) => { if (c.names[i]) pen.fillText(`${c.names[i]}: ${c.spans[i].join(" to ")}`, ...place(...p)); });
+    [[0, -0.58, -0.58], [0.58, 0, -0.58], [-0.58, -0.58, 0]].forEach((p, i) => { if (c.names[i]) pen.fillText(`${c.names[i]}: ${c.spans[i].join(" to ")}`, ...place(...p).slice(0, 2)); });
     const [from, to] = range(), list = [];
     for (let i = from; i < to; i++) { const j = 4 * i, p = place(data[j] / 65535 - 0.5, data[j + 1] / 65535 - 0.5, data[j + 2] / 65535 - 0.5); p.push(data[j + 3], i); list.push(p); }
     list.sort((a, b) => b[2] - a[2]);

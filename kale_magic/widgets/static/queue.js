@@ -5,15 +5,15 @@ function render({ model, el }) {
 <span class="gap"></span><span class="soft when"></span></div><div class="rows"></div><div class="kale-say" role="status" aria-live="polite"></div>`);
   const q = one(root, ".q"), mine = one(root, ".mine"), rows = one(root, ".rows");
   let sureOf = "";
-  const key = r => `${r.run}/${r.label}`;
+  const key = r => r.run ? `${r.run}/${r.label}` : `${r.executor}/${r.job}`, own = r => r.run || (r.job && model.get("whose") === "user"), name = r => r.run ? r.label : `job ${r.job}`;
   function draw() {
     const t = model.get("table"), focus = document.activeElement?.dataset?.f, words = q.value.toLowerCase().split(/\s+/).filter(Boolean);
     const shown = t.rows.filter(r => (!mine.checked || r.mine) && words.every(w => [r.run, r.label, r.state, ...r.cells].join(" ").toLowerCase().includes(w)));
-    const button = r => r.run ? (sureOf === key(r)
-      ? `<button data-yes="${esc(key(r))}" data-f="${esc(key(r))}" data-sure="1">Really cancel ${esc(r.label)}</button> <button data-no="1">Keep it</button>`
+    const button = r => own(r) ? (sureOf === key(r)
+      ? `<button data-yes="${esc(key(r))}" data-f="${esc(key(r))}" data-sure="1">Really cancel ${esc(name(r))}</button> <button data-no="1">Keep it</button>`
       : `<button data-ask="${esc(key(r))}" data-f="${esc(key(r))}" aria-label="Cancel ${esc(key(r))}">Cancel</button>`) : "";
     rows.innerHTML = shown.length ? `<table><thead><tr><th scope="col">run</th><th scope="col">step</th><th scope="col">state</th>${t.heads.map(h => `<th scope="col">${esc(h)}</th>`).join("")}<th><span class="sr">action</span></th></tr></thead><tbody>` +
-      shown.map(r => `<tr data-job="${esc(key(r))}"><td>${esc(r.run)}</td><td>${esc(r.label)}</td><td><span class="pill" data-s="${esc(r.state)}">${esc(r.state)}</span></td>${r.cells.map(c => `<td>${esc(c)}</td>`).join("")}<td>${button(r)}</td></tr>`).join("") + "</tbody></table>"
+      shown.map(r => `<tr data-job="${esc(key(r))}"><td class="s">${esc(r.run)}</td><td>${esc(r.label)}</td><td><span class="pill" data-s="${esc(r.look)}">${esc(r.state)}</span></td>${r.cells.map(c => `<td${c.length < 28 ? ' class="s"' : ""}>${esc(c)}</td>`).join("")}<td>${button(r)}</td></tr>`).join("") + "</tbody></table>"
       : `<div class="soft">${t.rows.length ? "Nothing fits the filter." : "Nothing runs and nothing waits."}</div>`;
     if (focus) one(rows, `[data-f="${CSS.escape(focus)}"]`)?.focus({ preventScroll: true });
   }
@@ -39,7 +39,7 @@ function render({ model, el }) {
     const d = e.target.closest("button")?.dataset;
     if (!d) return;
     if (d.ask) sureOf = d.ask; else sureOf = "";
-    if (d.yes) { const r = model.get("table").rows.find(r => key(r) === d.yes); if (r) model.send({ t: "cancel", run: r.run, step: r.step, point: r.point }); }
+    if (d.yes) { const r = model.get("table").rows.find(r => key(r) === d.yes); if (r) model.send(r.run ? { t: "cancel", run: r.run, step: r.step, point: r.point } : { t: "end", executor: r.executor, job: r.job }); }
     draw();
     if (d.ask) one(rows, "[data-yes]")?.focus();
   });

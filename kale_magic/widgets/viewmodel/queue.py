@@ -15,6 +15,8 @@ _KNOWN = (
     ("executor", "where"), ("native_id", "job"), ("user", "user"), ("partition", "partition"), ("node", "node"), ("nodes", "nodes"),
     ("cpus", "CPUs"), ("gpus", "GPUs"), ("memory_bytes", "memory"), ("starts_at", "starts at"), ("time_left_s", "time left"), ("time_left", "time left"), ("reason", "reason"),
 )  # fmt: skip
+# The colours of a batch system's own words
+_LOOKS = {"RUNNING": "running", "COMPLETING": "running", "PENDING": "queued", "CONFIGURING": "queued", "REQUEUED": "queued", "SUSPENDED": "paused", "STOPPED": "paused"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,9 +46,9 @@ def parse_place(key: str) -> Place:
 
 
 def places(executors: Iterable[str], hosts: Iterable[str]) -> list[Place]:
-    """Return the tabs: all that is here, each of its executors if there are several, and each other host."""
+    """Return the tabs: all that is here, each of its executors unless there is this machine alone, and each other host."""
     known = sorted(executors)
-    return [HERE, *(Place(executor=name) for name in known if len(known) > 1), *(Place(host=name) for name in hosts)]
+    return [HERE, *(Place(executor=name) for name in known if known != ["local"]), *(Place(host=name) for name in hosts)]
 
 
 def joined(survey: Iterable[Mapping[str, Any]], ours: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -70,16 +72,19 @@ def table(jobs: Iterable[Mapping[str, Any]], own: Sequence[str] = ()) -> dict[st
         Runs of this notebook, which can be shown alone.
     """
     listed = list(jobs)
-    used = [(key, head) for key, head in _KNOWN if any(job.get(key) not in {None, "", 0} for job in listed)]
+    used = [(key, head) for key, head in _KNOWN if any(_cell(key, job.get(key), job.get("state")) not in {"", "0"} for job in listed)]
     rows = [
         {
             "run": str(job.get("run") or ""),
             "label": _label(job),
             "state": str(job.get("state") or ""),
+            "look": _LOOKS.get(str(job.get("state")), str(job.get("state") or "")),
             "step": str(job.get("step") or ""),
             "point": job.get("point"),
+            "executor": str(job.get("executor") or ""),
+            "job": str(job.get("native_id") or ""),
             "mine": job.get("run") in own,
-            "cells": [_cell(key, job.get(key)) for key, _ in used],
+            "cells": [_cell(key, job.get(key), job.get("state")) for key, _ in used],
         }
         for job in listed
     ]
@@ -91,8 +96,8 @@ def _label(job: Mapping[str, Any]) -> str:
     return str(job.get("step") or job.get("name") or "") + ("" if point is None else f"[{point}]")
 
 
-def _cell(key: str, value: object) -> str:
-    if value is None or value == "":
+def _cell(key: str, value: object, state: object = "") -> str:
+    if value is None or value == "" or (key == "starts_at" and str(state).lower() == "running"):
         return ""
     if key == "memory_bytes" and isinstance(value, int | float):
         return format_bytes(value)

@@ -41,10 +41,10 @@ def host_charts(samples: Sequence[Mapping[str, Any]]) -> Charts:
     """Return what this host uses; ``at`` is in seconds, and the newest sample stands at 0."""
     if not samples:
         return {}
-    last = samples[-1]["at"]
-    rows = [(sample["at"] - last, sample) for sample in samples]
+    last = samples[-1]
+    rows = [(sample["at"] - last["at"], sample) for sample in samples]
     return _filled({
-        "this host: processors, %": {"busy": _values(rows, "cpu_percent")},
+        "this host: processors, %": {"busy": _rates(rows, "cpu_busy_s", (last.get("cpus") or 1) / 100)},
         "this host: memory, %": {"used": _values(rows, "memory_percent")},
         "this host: network, MB/s": {"received": _rates(rows, "net_received_bytes", _MB), "sent": _rates(rows, "net_sent_bytes", _MB)},
         "this host: disk, MB/s": {"read": _rates(rows, "disk_read_bytes", _MB), "written": _rates(rows, "disk_written_bytes", _MB)},

@@ -1,0 +1,55 @@
+"""The batch systems' own queues, as clients ask for them: everyone's jobs, and the end of one that is not Kale's."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from kale_magic import protocol
+from kale_magic.errors import UsageError
+from kale_magic.executors import registry
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from kale_magic.abc import Executor
+
+_JOB = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,%\[\]-]{0,199}")  # no option of a command
+
+
+class BatchQueue:
+    """See the module.
+
+    Parameters
+    ----------
+    executors : mapping of str to Executor
+        The manager's.
+    """
+
+    def __init__(self, executors: Mapping[str, Executor]) -> None:
+        self._executors = executors
+
+    def ops(self) -> dict[str, Callable[[dict[str, Any]], Awaitable[Any]]]:
+        """Return what clients may ask, by the words of the protocol."""
+        return {protocol.SURVEY: self._survey, protocol.END: self._end}
+
+    async def _survey(self, fields: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return the batch system's own queue, of the executors that have live jobs or of the one named."""
+        wanted = fields.get("executor")
+        if wanted is not None:
+            registry.check_name(str(wanted))
+        lines = []
+        for name, executor in list(self._executors.items()):  # a pool may be closed meanwhile
+            if name == wanted or (wanted is None and executor.queue()):
+                lines += [{"executor": name, **line} for line in await executor.survey(is_all=bool(fields.get("all")))]
+        return lines
+
+    async def _end(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """End a job by the batch system's name of it."""
+        name, job = str(fields.get("executor") or ""), str(fields.get("job") or "")
+        registry.check_name(name)
+        executor = self._executors.get(name)
+        if executor is None or not _JOB.fullmatch(job):
+            raise UsageError(f"{job!r} is no job of executor {name}.")
+        await executor.end(job)
+        return {"ended": job}
