@@ -9,7 +9,7 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
-from kale_magic.api import mirror
+from kale_magic.api import edits, mirror
 from kale_magic.api.find import where_in
 from kale_magic.api.rerun import workflow_of
 from kale_magic.model.difference import step_differences
@@ -118,9 +118,7 @@ def _results(old: Path, new: Path) -> list[str]:
             small = all(path.suffix == ".json" and path.stat().st_size <= _SHOWN_BYTES for path in paths)
             shown = f": {paths[0].read_text()} -> {paths[1].read_text()}" if small else ""
             found.append(f"output {name} differs{shown}")
-        if after[name].get("edited"):
-            found.append(f"output {name} was edited by {after[name]['edited']['by']}")
-    return found
+    return found + edits.told(new)
 
 
 def _digest(path: Path) -> str:

@@ -11,8 +11,10 @@ import json
 import os
 import socket
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kale_magic.api.edits import BEFORE, replace_files
 from kale_magic.api.files import require_own
 from kale_magic.errors import UsageError
 from kale_magic.model.literals import from_literal
@@ -21,12 +23,10 @@ from kale_proxy.record import now
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from kale_magic.api.find import Target
     from kale_magic.api.visits import Visits
 
-BEFORE = "before"  # the folder, beside an output, of what was there before it was edited
 _NO_KERNEL = frozenset({"shell", "script"})
 
 
@@ -39,8 +39,8 @@ class Pushed:
     stale: tuple[str, ...] = ()
 
 
-def push(visits: Visits, target: Target, given: Mapping[str, object]) -> Pushed:
-    """Give values to one job.
+def push(visits: Visits, target: Target, given: Mapping[str, object], files: Mapping[str, str | Path] | None = None) -> Pushed:
+    """Give values, or files, to one job.
 
     Parameters
     ----------
@@ -50,6 +50,8 @@ def push(visits: Visits, target: Target, given: Mapping[str, object]) -> Pushed:
         One job.
     given : mapping of str to object
         Names and values.
+    files : mapping of str to path, optional
+        Of a completed step: name of a file that it made -> the file to put in its place.
 
     Raises
     ------
@@ -58,7 +60,13 @@ def push(visits: Visits, target: Target, given: Mapping[str, object]) -> Pushed:
     """
     for name in given:
         if not name.isidentifier():
-            raise UsageError(f"{name!r} is no name of a variable.", "Write NAME, or NAME=VALUE.")
+            raise UsageError(f"{name!r} is no name of a variable.", "Write NAME, or NAME=VALUE; of a file that the step made, NAME=FILE.")
+    if files:
+        if target.state not in {"completed", "cached"}:
+            raise UsageError(f"{target} {target.doing}: only files of a completed step are replaced.")
+        replace_files(target, Path(str(visits.client.status(target.run)["workflow_folder"])), files, who())
+        if not given:
+            return Pushed(names=tuple(files), is_edit=True, stale=_dependants(visits, target))
     if target.live is not None and target.kind not in _NO_KERNEL:
         visits.push(target, given, who())
         return Pushed(names=tuple(given), is_edit=False)
@@ -70,7 +78,12 @@ def push(visits: Visits, target: Target, given: Mapping[str, object]) -> Pushed:
     if not target.is_final or target.state in {"failed", "cancelled"}:
         raise UsageError(f"{target} {target.doing}: there is nothing to push into.", "Push to a running or a completed step.")
     _replace_outputs(target, given)
-    return Pushed(names=tuple(given), is_edit=True, stale=_dependants(visits, target))
+    return Pushed(names=(*given, *(files or ())), is_edit=True, stale=_dependants(visits, target))
+
+
+def is_file_name(name: str) -> bool:
+    """Whether what a person pushes is a file that the step made, not a variable: it has a dot or a slash."""
+    return not name.isidentifier() and any(sign in name for sign in "./")
 
 
 def who() -> str:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kale_magic.api import files, mirror
+from kale_magic.api import edits, files, mirror
 from kale_magic.api.plots import Source, of_metrics
 from kale_magic.errors import KaleError, UsageError, WorkflowError
 from kale_magic.formats import native
@@ -106,6 +106,7 @@ def _files_of(label: str, folder: Path) -> JobFiles:
         stderr=_settled(files.log(folder, "stderr.log", _TAIL)),
         metrics=of_metrics([Source(label="", folder=folder)], ()),
         image=last_image(folder),
+        edited=tuple(edits.told(folder)),
     )
 
 

@@ -205,6 +205,18 @@ class Step(WaitsForStep):
 
         return push(self._visits, one_job(self._client, self.target()), values)
 
+    def push_files(self, files: Mapping[str, str | Path]) -> Pushed:
+        """Put files in the place of those that the completed step made: name -> the file to put there; the old ones are kept.
+
+        Raises
+        ------
+        UsageError
+            It made no such file, or one can't be read or written.
+        """
+        from kale_magic.api.push import push
+
+        return push(self._visits, one_job(self._client, self.target()), {}, files)
+
     def pull(self, *names: str) -> Any:
         """Return values of the step: of a running one from its kernel, of a finished one from its outputs.
 

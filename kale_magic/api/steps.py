@@ -60,6 +60,7 @@ def make_step(name: str, source: str, options: Mapping[str, Any], common: Iterab
         kernel=kernel,
         notebook=None if notebook is None else str(notebook),
         description=str(given.pop("description", "")),
+        formats={key: str(form) for key, form in (given.pop("formats", None) or {}).items()},
         params={key: plain(value, f"{key} of step {name}") for key, value in (given.pop("params", None) or {}).items()},
         each=tuple(_axis(name, key, value) for key, value in (given.pop("each", None) or {}).items()),
         is_zipped=bool(given.pop("zip", False)),

@@ -124,7 +124,7 @@ class Workflow:
         **options
             As on the line of ``%%kale_step``, with ``_`` for ``-``: ``after``, ``inputs``, ``outputs``, ``params``
             (a dict), ``each`` (a dict of lists, or of texts such as ``"range(3)"``), ``zip``, ``files_in``,
-            ``files_out``, ``kernel``, ``shell``, ``cpus``, ``memory`` (``"4GB"``), ``walltime`` (``"00:10:00"``),
+            ``files_out``, ``formats`` (a dict), ``kernel``, ``shell``, ``cpus``, ``memory`` (``"4GB"``), ``walltime`` (``"00:10:00"``),
             ``retries``, ``hold``, ``hold_on_failure`` and ``warn`` (``"30m"``), ``no_cache``, ``reuse_kernel``, ``gate``, ``gate_release``, ``notebook`` (a file, instead of ``source``), ``tags``, ``description`` and the other resources.
 
         Raises

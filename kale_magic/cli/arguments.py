@@ -225,7 +225,7 @@ def _add_act_commands(commands: Any) -> None:
         commands, "push", "steer:push", "give values to a step: live parameters, variables, edited outputs", json=True, more=_STEP
     )  # fmt: skip
     push.add_argument("step", metavar="STEP")
-    push.add_argument("values", metavar="N=V", nargs="+", type=parameter, help="n=10 name='x y'")
+    push.add_argument("values", metavar="N=V", nargs="+", type=pushed, help="n=10 name='x y'; of a file that the step made, out.csv=FILE")
     attach = _add(
         commands,
         "attach",
@@ -354,6 +354,14 @@ def parameter(text: str) -> tuple[str, object]:
     if not sign or not _PARAMETER.fullmatch(name):
         raise argparse.ArgumentTypeError(f"{text!r} is no parameter; write n=10 (and NOTEBOOK before --params)")
     return name, literal_or_text(value)
+
+
+def pushed(text: str) -> tuple[str, object]:
+    """Read ``n=10`` as :func:`parameter`, or ``out.csv=FILE``: names of a file that a step made, and of the one to put in its place."""
+    name, sign, path = text.partition("=")
+    if sign and path and ("." in name or "/" in name):
+        return name, path
+    return parameter(text)
 
 
 def seconds(text: str) -> float:

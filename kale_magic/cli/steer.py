@@ -82,12 +82,14 @@ def rerun(arguments: argparse.Namespace, console: Console) -> int:
 def push(arguments: argparse.Namespace, console: Console) -> int:
     """Give values to a step."""
     from kale_magic.api.find import find_step, one_job
+    from kale_magic.api.push import is_file_name
     from kale_magic.api.push import push as push_into
     from kale_magic.api.visits import Visits
 
     with Client.connect() as client, contextlib.closing(Visits(client)) as visits:
         target = one_job(client, find_step(client, arguments.step, here(client), is_acting=True))
-        done = push_into(visits, target, dict(arguments.values))
+        files = {name: str(path) for name, path in arguments.values if is_file_name(name)}
+        done = push_into(visits, target, {name: value for name, value in arguments.values if name not in files}, files)
     if console.is_json:
         console.data({"pushed": list(done.names), "edited": done.is_edit, "stale": list(done.stale)})
     else:

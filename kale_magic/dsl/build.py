@@ -17,6 +17,7 @@ from kale_magic.model.names import analyse
 from kale_magic.model.resources import Resources
 from kale_magic.model.step import Step, StepKind, leaves_folder, reuse_conflict
 from kale_magic.model.stepname import STEP_NAME
+from kale_proxy.values import FORMS
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -85,6 +86,7 @@ def build_step(given: SimpleNamespace, body: str, *, first_line: int, common: Co
         after=given.after,
         inputs=given.inputs,
         outputs=given.outputs,
+        formats={name: str(form) for name, form in given.formats.items()},
         params=given.params,
         each=given.each,
         is_zipped=given.zip,
@@ -199,6 +201,11 @@ def _check_words(step: Step) -> None:
     for output in step.outputs:
         if not output.isidentifier():
             raise UsageError(f"--outputs {output!r} of step {step.name} is no name of a variable.", "Write --outputs u,v.")
+    for name, form in step.formats.items():
+        if name not in step.outputs:
+            raise UsageError(f"--formats {name}={form} of step {step.name}: it has no output {name}.", "Name it by --outputs.")
+        if form not in FORMS:
+            raise UsageError(f"--formats {name}={form} of step {step.name} is none of {', '.join(FORMS)}.")
     for text in step.inputs:
         match = _INPUT.fullmatch(text)
         if match is None or not match["name"].isidentifier():

@@ -88,6 +88,7 @@ _DECLARE = (
     Option("after", Kind.NAMES, "steps that must complete before", "A,B"),
     Option("inputs", Kind.NAMES, "values it takes from other steps: x, or relax.x where several make x", "x,up.y"),
     Option("outputs", Kind.NAMES, "names of its values that other steps may use", "u,v"),
+    Option("formats", Kind.PAIRS, "forms in which outputs are written, for other languages: json, npy, csv or parquet", "t=csv u=npy"),
     Option("params", Kind.PAIRS, "variables it starts with; environment variables of a shell step", "n=10 name='x y'"),
     Option("each", Kind.EACH, "one job per value: a list, range(..), linspace(..) or logspace(..)", "p=EXPR"),
     Option("zip", Kind.FLAG, "walk several --each side by side instead of taking their product"),
@@ -297,8 +298,8 @@ SPECS: dict[str, Spec] = {
         (Option("as", Kind.NAMES, "names to give them here", "a,b"),),
     ),
     "push": Spec(
-        "Give a step values: into a running one; of a completed one, in the place of an output, which is kept.",
-        (_STEP, Positional("x", "variables of this notebook, or x=5", is_rest=True)),
+        "Give a step values: into a running one; of a completed one, in the place of an output, or a file that it made, which is kept.",
+        (_STEP, Positional("x", "variables of this notebook, x=5, or out.csv=FILE", is_rest=True)),
     ),
     "plot": Spec(
         "Draw what a step records by metric(), or columns of a file it writes, live.",

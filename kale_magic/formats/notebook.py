@@ -100,6 +100,8 @@ def step_cell(step: Step) -> str:
 def step_words(step: Step) -> Iterator[str]:
     """Return the options of a step's line, each with its value, in the order of the interface."""
     yield from _lists(("after", step.after), ("inputs", step.inputs), ("outputs", step.outputs))
+    if step.formats:
+        yield " ".join(["--formats", *(f"{name}={form}" for name, form in step.formats.items())])
     if step.params:
         yield " ".join(["--params", *(f"{name}={to_literal(value)}" for name, value in step.params.items())])
     for axis in step.each:

@@ -13,7 +13,7 @@ from kale_magic.dsl.options import HelpRequested
 from kale_magic.errors import JobTimeout, StepFailed, UsageError
 from kale_magic.kernels import front_words as words
 from kale_magic.kernels.front_answers import content_with
-from kale_magic.kernels.front_lookup import find_target, running, tasks
+from kale_magic.kernels.front_lookup import find_target, let_go_on, running, tasks
 from kale_magic.kernels.front_seat import Part
 from kale_magic.kernels.seek import ask
 from kale_proxy.wire import Channel
@@ -116,6 +116,8 @@ class Commands:
             await self._attach(options, output)
         elif name == "detach":
             await self._detach(options, output)
+        elif name == "continue":
+            await self._continue(options, output)
         else:
             output.say(self._status())
 
@@ -157,6 +159,13 @@ class Commands:
         lines = [NOTHING] if current is None else [f"Attached to {_described(current)}"]
         others = [visit for visit in self._switch.visits.values() if visit is not current]
         return "\n".join([*lines, *(f"Visited by %%kale_on: {_described(visit)}" for visit in others)])
+
+    async def _continue(self, options: SimpleNamespace, output: Output) -> None:
+        current = self._switch.current
+        if options.step is None and current is None:
+            raise UsageError("%kale_continue needs a step, for nothing is attached.", "Write %kale_continue STEP.")
+        host, name, _ = (options.host or "", options.step, "") if options.step or current is None else current.key
+        output.say(await ask(host, lambda client: let_go_on(client, name, options.set, options.answer)))
 
     # -- one cell elsewhere
 

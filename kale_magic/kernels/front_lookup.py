@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kale_magic.api.find import Scope, find_run, find_step, one_job, refuse_without_kernel, where_in
+from kale_magic.api.gate import asked, go_on
+from kale_magic.api.visits import Visits
 from kale_magic.errors import UnknownStepError, UsageError
 from kale_magic.model.states import StepState
 from kale_magic.render.tables import table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from kale_magic.api.find import Asks, Target
+    from kale_magic.client import Client
 
 _RUNS = 1000
 _SHOWN = 100
@@ -41,6 +45,21 @@ def find_target(client: Asks, text: str) -> Target:
     target = one_job(client, find_step(client, text, Scope(), is_acting=True))
     refuse_without_kernel(target)
     return target
+
+
+def let_go_on(client: Client, text: str, values: Mapping[str, object], answer: str | None) -> str:
+    """Open a gate, or answer what a step's code asks; return what to tell the person.
+
+    Raises
+    ------
+    UsageError
+        It waits for nobody, or for something else than was given.
+    """
+    target = one_job(client, find_step(client, text, Scope(), is_acting=True))
+    with contextlib.closing(Visits(client)) as visits:
+        if answer is None and target.live is not None and asked(visits, target)["kind"] == "input":
+            raise UsageError(f"{target} {target.reason or 'asks for an answer'}.", f"Write %kale_continue {target} --answer TEXT.")
+        return f"{target} {go_on(visits, target, values, answer=answer)}."
 
 
 def rows(client: Asks) -> list[Row]:

@@ -38,6 +38,15 @@ COMMANDS: dict[str, Spec] = {
         "Leave the step that is attached; it goes on.",
         (Positional("STEP", "a step that %%kale_on has visited; * is all", is_required=False),),
     ),
+    "continue": Spec(
+        "Let a step go on that waits for a person: at a --gate, or where its code asks input().",
+        (Positional("STEP", "a step that waits; the one that is attached if left out", is_required=False),),
+        (
+            Option("set", Kind.PAIRS, "what was decided: variables that the step's code finds", "x=3"),
+            Option("answer", Kind.TEXT, "what input() in the step returns", "TEXT"),
+            _HOST,
+        ),
+    ),
     "status": Spec("Show what is attached, by which way and since when, or why it is out of reach."),
     "on": Spec(
         "Run this cell in a step's kernel, whatever is attached; * is every running step, RUN/* those of a run.",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from kale_magic.api import pause as pausing
 from kale_magic.api.find import one_job
 from kale_magic.api.gate import go_on
+from kale_magic.api.push import is_file_name
 from kale_magic.api.push import push as push_into
 from kale_magic.errors import UsageError
 from kale_magic.magics.look import ask_here
@@ -22,9 +23,13 @@ if TYPE_CHECKING:
 def push(session: KaleMagics, request: Request) -> None:
     """Give values of the notebook, or literals, to a step."""
     args = request.args
-    given = _values(session, args.x)
+    files = {name: path for name, sign, path in (word.partition("=") for word in args.x) if is_file_name(name)}
+    given = _values(session, [word for word in args.x if not is_file_name(word.partition("=")[0])])
+    for name, path in files.items():
+        if not path:
+            raise UsageError(f"{name} is the name of a file.", f"Write {name}=FILE, the file to put in its place.")
     target = one_job(session.client, session.find(args.step))
-    done = push_into(session.visits, target, given)
+    done = push_into(session.visits, target, given, files)
     names = ", ".join(done.names)
     if not done.is_edit:
         print(f"{names}: pushed into {target}")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from kale_magic.manager.surroundings import digest_of, digest_of_bytes, surrounding_differences
 from kale_magic.model.difference import step_differences
 from kale_proxy import pack, values
-from kale_proxy.attempt import FILES_READ
+from kale_proxy.attempt import FILES_EDITED, FILES_READ
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -132,6 +132,8 @@ class Cache:
                 continue
             if name in item.files and self._is_written_by(self._folder / name, earlier):
                 continue
+            if name in item.files and any(self._is_edit(folder, name) for folder in _jobs_of(earlier)):
+                continue
             found.append(f"file {name} changed" if name in item.files else f"file {name} is gone")
         for path, digest in _inputs_on_record(earlier).items() if item.step.files_in else ():
             try:
@@ -152,6 +154,14 @@ class Cache:
         started, ended = _times(earlier)
         try:
             return started <= path.stat().st_mtime <= ended
+        except OSError:
+            return False
+
+    def _is_edit(self, folder: str, name: str) -> bool:
+        """Whether a file that a job made is what a person has pushed in its place."""
+        edited = _read(f"{folder}/{FILES_EDITED}").get(name)
+        try:
+            return edited is not None and digest_of(self._folder / name) == edited["digest"]
         except OSError:
             return False
 
@@ -204,7 +214,7 @@ class Cache:
                         is_kept = (self._folder / name).stat().st_mtime <= ended + _SAME_MOMENT_S
                     except OSError:
                         return [f"file {name} is no longer there"]
-                    if not is_kept:
+                    if not is_kept and not self._is_edit(folder, name):
                         return [f"file {name} was changed after it was made"]
         return []
 

@@ -186,6 +186,7 @@ class RunContext:
             params={key: to_literal(value, f"{key} of step {name}") for key, value in values.items()} | dict(decision or {}),
             inputs=tuple(self._input(*binding) for binding in body.bindings),
             outputs=step.outputs,
+            formats=dict(step.formats),
             files_in=step.files_in,
             files_out=step.files_out,
             env=self._env(name, point),

@@ -16,6 +16,7 @@ from kale_magic.model.resources import Resources, format_memory, format_walltime
 from kale_magic.model.step import Axis, Step, StepKind, leaves_folder, reuse_conflict
 from kale_magic.model.stepname import STEP_NAME
 from kale_magic.model.workflow import Workflow
+from kale_proxy.values import FORMS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +29,7 @@ _LISTS = ("native", "modules", "setup")
 _STEP_LISTS = ("after", "inputs", "outputs", "files_in", "files_out", "tags")
 _TIMES = ("hold", "hold_on_failure", "warn", "idle")
 _STEP_KEYS = (
-    "description", "kind", "kernel", "notebook", "after", "inputs", "outputs", "params", "each", "zip", "files_in", "files_out",
+    "description", "kind", "kernel", "notebook", "after", "inputs", "outputs", "formats", "params", "each", "zip", "files_in", "files_out",
     "gate", "gate_release", "resources", "retries", "hold", "hold_on_failure", "warn", "idle", "reuse_kernel", "no_cache", "executor", "tags", "code",
 )  # fmt: skip
 _RESOURCE_KEYS = (
@@ -81,6 +82,7 @@ def _step_to_dict(step: Step) -> dict[str, Any]:
         "kind": None if step.kind is StepKind.PYTHON else step.kind.value,
         "params": {key: encode_value(value, f"{key} of step {step.name}") for key, value in step.params.items()},
         "each": {axis.name: _axis_to_data(axis, step.name) for axis in step.each},
+        "formats": dict(step.formats),
         "zip": step.is_zipped,
         "resources": _resources_to_dict(step.resources),
         "retries": step.retries or None,
@@ -194,6 +196,7 @@ def _step_from_dict(name: str, data: Any, path: Path) -> Step:
         code=_text(items["code"], (*path, "code")),
         description=_text(items.get("description", ""), (*path, "description")),
         params={_variable(key, (*path, "params", key)): _value(value, (*path, "params", key)) for key, value in params.items()},
+        formats=_formats(items.get("formats", {}), lists["outputs"], (*path, "formats")),
         each=_axes(items.get("each", {}), (*path, "each")),
         is_zipped=_flag(items.get("zip", False), (*path, "zip")),
         resources=_resources_from_dict(items.get("resources", {}), (*path, "resources")),
@@ -217,6 +220,16 @@ def _step_from_dict(name: str, data: Any, path: Path) -> Step:
     if step.point_count > MAX_POINTS:
         raise Misfit((*path, "each"), f"{step.point_count} points; a sweep has at most {MAX_POINTS}.")
     return step
+
+
+def _formats(data: Any, outputs: tuple[str, ...], path: Path) -> dict[str, str]:
+    found = _texts(data, path)
+    for name, form in found.items():
+        if name not in outputs:
+            raise Misfit((*path, name), f"the step has no output {name!r}.")
+        if form not in FORMS:
+            raise Misfit((*path, name), f"{form!r} is none of {', '.join(FORMS)}.")
+    return found
 
 
 def _axes(data: Any, path: Path) -> tuple[Axis, ...]:

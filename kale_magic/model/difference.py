@@ -40,6 +40,9 @@ def step_differences(old: Step, new: Step, *, old_common: str = "", new_common: 
     for output in new.outputs:
         if output not in old.outputs:
             found.append(f"output `{output}` is new")
+    for name in new.outputs:
+        if name in old.outputs and old.formats.get(name) != new.formats.get(name):
+            found.append(f"--formats of {name} changed")
     for option, before, after in (("--files-in", old.files_in, new.files_in), ("--files-out", old.files_out, new.files_out)):
         if before != after:
             found.append(f"{option} changed")

@@ -40,7 +40,7 @@ class Axis:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Step:
-    """What one ``%%kale_step`` cell declares. Names in ``inputs`` are ``x`` or ``producer.x``.
+    """What one ``%%kale_step`` cell declares. Names in ``inputs`` are ``x`` or ``producer.x``. ``formats`` are declared forms of outputs, of :data:`kale_proxy.values.FORMS`.
 
     ``notebook`` is the path, relative to the workflow's folder, of a step of that kind. ``is_gate``: it waits for a person before its code; ``is_gate_release``: before it is queued. ``reuse_kernel``: the points of its sweep run one after
     another in kernels that stay warm. ``hold_s`` and ``hold_on_failure_s`` say how long its kernel stays for a look after it was stopped or has failed, ``warn_s`` how long before its walltime ends it is told.
@@ -58,6 +58,7 @@ class Step:
     after: tuple[str, ...] = ()
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
+    formats: Mapping[str, str] = field(default_factory=dict)
     params: Mapping[str, object] = field(default_factory=dict)
     each: tuple[Axis, ...] = ()
     is_zipped: bool = False

@@ -48,6 +48,7 @@ class JobFiles:
     stderr: str = ""
     metrics: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
     image: str = ""
+    edited: tuple[str, ...] = ()  # what a person has put in the place of what it left
 
 
 def report_html(
@@ -88,6 +89,7 @@ def report_html(
         "<h2>Steps</h2>",
         *(_step(name, item, workflow) for name, item in (status.get("steps") or {}).items()),
         _failures(status),
+        _edits(jobs),
         _logs(jobs),
         _table("Origin", origin),
         "</body></html>",
@@ -178,6 +180,11 @@ def _failures(status: Mapping[str, Any]) -> str:
     if not found:
         return ""
     return "<h2>Failures</h2>" + "".join(f"<h3>{escape(label)}</h3><pre>{ansi_to_html(text)}</pre>" for label, text in found[:20])
+
+
+def _edits(jobs: Sequence[JobFiles]) -> str:
+    items = [f"<li>{escape(job.label)}: {escape(sentence)}</li>" for job in jobs for sentence in job.edited]
+    return f"<h2>Edited by hand</h2><ul>{''.join(items)}</ul>" if items else ""
 
 
 def _logs(jobs: Sequence[JobFiles]) -> str:

@@ -20,6 +20,7 @@ BROKEN = 98  # exit code: a fault of ours, its traceback is in raw.log
 HELD = "held"  # in the live folder while the step is held, see :mod:`kale_proxy.pause`, whose constant this is
 VISITED = "visited"  # in the live folder while somebody is connected to a kernel that stays open, see :mod:`kale_proxy.stayopen`
 RESTART = "restart"  # in the live folder when its notebook wants a fresh kernel
+FILES_EDITED = "files_edited.json"  # path -> who put another file in the place of one that the step made, and its digest
 FILES_READ = "files_in.json"  # path -> digest of each file of --files-in, as the step found it
 STOPPED = "stopped by the user"
 

@@ -1,7 +1,7 @@
 """Run a step in an installed kernel that is not our own: bash, R, Julia, Python of another environment.
 
 Two processes: this one starts the kernel by its kernelspec, talks to it as a client, journals and
-records what it publishes; the kernel is its child. Values cross for Python kernels only.
+records what it publishes; the kernel is its child. How values cross is in :mod:`kale_proxy.languages`.
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kale_proxy import attempt, claim, container, values
+from kale_proxy import attempt, claim, container, languages, shellrun, values
 from kale_proxy.agent_visit import has_subshells
 from kale_proxy.gate import Gate
 from kale_proxy.journal import JournalWriter
 from kale_proxy.kernelcommand import CannotStart, kernel_command
-from kale_proxy.kernelvalues import ASSIGN, VALUES, python_prelude
 from kale_proxy.record import (
     cells_of,
     new_result,
@@ -210,9 +209,8 @@ class KernelRun:
                 return replace(failed, reason=f"in %%kale_common: {failed.reason}") if failed.state == "failed" else failed
             if reply["status"] != "ok":
                 reply = self._execute(prelude, is_silent=True)
-        if reply["status"] != "ok":
-            return self._result("failed", f"step `{spec.step}` could not get its inputs: {reply.get('evalue', '')}", error=_error(reply))
-        return None
+        why = languages.failure(spec) or (str(reply.get("evalue") or reply.get("ename") or "it failed") if reply["status"] != "ok" else "")
+        return self._result("failed", f"step `{spec.step}` could not get its inputs: {why}", error=_error(reply)) if why else None
 
     def _tell(self, state: str, reason: str) -> None:
         with contextlib.suppress(OSError):
@@ -224,7 +222,7 @@ class KernelRun:
         if not decided:
             return None
         given = replace(self.spec, params=decided, inputs=())
-        code = python_prelude(given) if self.language == "python" else self._assignments(given)
+        code = languages.assignments(self.language, given.params)
         if code is None:
             return self._result("failed", f"what was decided can't be set in a {self.language} kernel: go on without --set")
         reply = self._execute(code, is_silent=True)
@@ -245,31 +243,21 @@ class KernelRun:
 
     def _prelude(self) -> str | None:
         """Return code in the kernel's language that sets parameters and inputs; None where we know no way."""
-        spec = self.spec
-        if self.language == "python":
-            return python_prelude(spec) if spec.params or spec.inputs else ""
-        if spec.inputs or (spec.params and self.language.lower() not in ASSIGN):
-            return None
-        return self._assignments(spec) or ""
-
-    def _assignments(self, spec: JobSpec) -> str | None:
-        assign = ASSIGN.get(self.language.lower())
-        return "\n".join(assign(name, value) for name, value in spec.parameters().items()) if assign else None
+        return languages.prelude(self.language, self.spec)
 
     def _collect(self) -> dict[str, dict[str, Any]]:
-        if self.language != "python":
-            raise values.ValueFileError(f"values can't be taken from a {self.language} kernel: use --files-out")
-        folder = str(self.folder / "outputs")
-        reply = self._execute(
-            f"{VALUES}\nfrom pathlib import Path as _p\n"
-            f"_kale_values.save_all({{_n: globals()[_n] for _n in {list(self.spec.outputs)!r}}}, _p({folder!r}), "
-            "portable=globals().get('_kale_common', ()))\ndel _p, _kale_values",
-            is_silent=True,
-        )
+        """Have the kernel leave its outputs in files, and return their index; raises ValueFileError."""
+        code = languages.collecting(self.language, self.spec)
+        folder = self.folder / "outputs"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        reply = self._execute(code, is_silent=True)
+        if said := languages.failure(self.spec):
+            raise values.ValueFileError(said)
         if reply["status"] != "ok":
-            words = f"it never assigned the output {reply.get('evalue')}" if reply.get("ename") == "KeyError" else reply.get("evalue")
-            raise values.ValueFileError(str(words))
-        return values.read_index(self.folder / "outputs")
+            said = str(reply.get("evalue") or reply.get("ename") or "")
+            words = f"it never assigned the output {said}" if reply.get("ename") == "KeyError" else said.removeprefix("Error: ").strip()
+            raise values.ValueFileError(words)
+        return values.read_index(folder) if self.language == "python" else shellrun.collect(self.spec)
 
     # -- the kernel's channels -------------------------------------------------------------------
     def _execute(self, code: str, *, msg_id: str = "", is_silent: bool = False) -> dict[str, Any]:

@@ -260,7 +260,7 @@ class LaneRun(StepRun):
 
     def _save(self, found: dict[str, Any]) -> dict[str, dict[str, Any]]:
         portable = frozenset(self.common_names)
-        return {name: self.writer.save(name, value, portable) for name, value in found.items()}
+        return {name: self.writer.save(name, value, portable, self.lane.formats.get(name, "")) for name, value in found.items()}
 
     def _end_point(self, point: PointSpec, result: JobResult, cpu: float, recorder: PointRecorder | None = None) -> None:
         final = replace(result, ended_at=now(), pid=os.getpid(), cpu_s=round(time.process_time() - cpu, 4))

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kale_proxy import attempt, values
+from kale_proxy import attempt, languages, values
 from kale_proxy.kernelrun import KernelRun
 from kale_proxy.notebookfile import INJECTED, RAISES, SKIPPED, SOURCE, NotebookError, cells, read
 from kale_proxy.recorder import Recorder
@@ -52,14 +52,17 @@ class NotebookRun(KernelRun):
 
     def _cells(self) -> JobResult:
         spec = self.spec
-        prelude = self._prelude()
+        try:
+            prelude = self._prelude()
+        except values.ValueFileError as exc:
+            return self._result("failed", f"step `{spec.step}` could not get its inputs: {exc}")
         if prelude is None:
             return self._result("failed", f"--params and --inputs can't be given to a {self.language} kernel yet: use --env and --files-in")
-        self._inject(prelude if not spec.inputs and self.language != "python" else "")
-        if prelude and (spec.inputs or self.language == "python"):
+        self._inject("" if self.language == "python" else languages.assignments(self.language, spec.params) or "")
+        if prelude:
             reply = self._execute(prelude, is_silent=True)
-            if reply["status"] != "ok":
-                return self._result("failed", f"step `{spec.step}` could not get its inputs: {reply.get('evalue', '')}")
+            if said := languages.failure(spec) or (reply["status"] != "ok" and (reply.get("evalue") or reply.get("ename") or "it failed")):
+                return self._result("failed", f"step `{spec.step}` could not get its inputs: {said}")
         if spec.is_gate and (failure := self._wait_at_gate()) is not None:
             return failure
         for number, cell in enumerate(self.recorder.cells, 1):

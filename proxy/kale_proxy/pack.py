@@ -219,7 +219,7 @@ def unpack(folder: Path) -> None:
     known = index(folder / "outputs")
     if known is None or (folder / "outputs" / INDEX).exists():
         return
-    (folder / "outputs").mkdir(mode=0o700, parents=True)
+    (folder / "outputs").mkdir(mode=0o700, parents=True, exist_ok=True)
     for name, info in known.items():
         found = value(folder / "outputs", name)
         if found is not None:
@@ -269,7 +269,7 @@ class Writer:
             self._values.close()
         os.close(self._fd)
 
-    def save(self, name: str, item: object, portable: frozenset[str]) -> dict[str, Any]:
+    def save(self, name: str, item: object, portable: frozenset[str], form: str = "") -> dict[str, Any]:
         """Write one value and return its description; raises ValueFileError."""
         from kale_proxy import values
 
@@ -283,7 +283,7 @@ class Writer:
                 yield self._stream()
 
         start = self._stream().tell() if self._values is not None else 0
-        info, suffix = values.write(name, item, opened, str(self.folder), portable=portable)
+        info, suffix = values.write(name, item, opened, str(self.folder), portable=portable, form=form)
         info["file"] = f"{name}{suffix}"
         if suffix == ".json" and len(held) <= _INLINE_BYTES:
             return {**info, "bytes": len(held), "pack": os.path.basename(points_file("", self.lane)), "json": held.decode()}

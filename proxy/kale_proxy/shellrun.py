@@ -73,12 +73,12 @@ def shell_variables(spec: JobSpec) -> dict[str, str]:
     Text and numbers as they are, lists and dicts as JSON, any other value as the path of its file;
     ``KALE_OUTPUTS`` is the folder where a file ``NAME.json`` or ``NAME.npy`` becomes the output NAME.
     """
-    found = {name: _as_text(value) for name, value in spec.parameters().items()}
+    found = {name: as_text(value) for name, value in spec.parameters().items()}
     for item in spec.inputs:
         paths = [values.file_of(Path(folder), item.output, Path(spec.folder) / "inputs") for folder in item.folders]
         if all(path.suffix == ".json" for path in paths):
             loaded: list[Any] = [values.load_file(path, item.output) for path in paths]
-            found[item.name] = _as_text(loaded if item.gather else loaded[0])
+            found[item.name] = as_text(loaded if item.gather else loaded[0])
         else:
             found[item.name] = "\n".join(str(path) for path in paths)
     found["KALE_OUTPUTS"] = str(Path(spec.folder) / "outputs")
@@ -137,16 +137,21 @@ def collect(spec: JobSpec) -> dict[str, dict[str, Any]]:
     index: dict[str, dict[str, Any]] = {}
     for name in spec.outputs:
         text = folder / f"{name}.txt"
-        if text.exists() and not any((folder / f"{name}{suffix}").exists() for suffix in (".json", ".npy", ".pkl")):
-            index[name] = values.save(name, _as_value(text.read_text(encoding="utf-8", errors="replace")), folder)
+        form = spec.formats.get(name, "")
+        if text.exists() and not any((folder / f"{name}{suffix}").exists() for suffix in values.SUFFIXES):
+            index[name] = values.save(name, _as_value(text.read_text(encoding="utf-8", errors="replace")), folder, form=form)
         else:
             try:
                 path = values.find(folder, name)
-                value = values.load(folder, name)
             except values.ValueFileError as exc:
-                hint = f"set the variable {name}, or write $KALE_OUTPUTS/{name}.json"
+                hint = f"set the variable {name}, or write $KALE_OUTPUTS/{name}.{form or 'json'}"
                 raise values.ValueFileError(f"it declares the output `{name}` but never made it: {hint}") from exc
-            index[name] = {"file": path.name, "type": type(value).__name__, **values.shape_of(value), "bytes": path.stat().st_size}
+            if form and path.suffix != f".{form}":
+                raise values.ValueFileError(f"it declares the output `{name}` as {form} but made {path.name}")
+            try:
+                index[name] = values.describe_file(path, name)
+            except ValueError as exc:
+                raise values.ValueFileError(f"its output {path.name} can't be read: {exc}") from exc
         text.unlink(missing_ok=True)
     if index:
         values.write_atomic(folder / values.INDEX, json.dumps(index, indent=1).encode())
@@ -173,7 +178,8 @@ def _finish(spec: JobSpec, result: JobResult) -> JobResult:
     return final
 
 
-def _as_text(value: object) -> str:
+def as_text(value: object) -> str:
+    """Return a value as an environment variable has it."""
     if isinstance(value, str):
         return value
     if isinstance(value, bool) or value is None:

@@ -116,6 +116,7 @@ class JobSpec:
     params: dict[str, str] = field(default_factory=dict)  # name -> repr
     inputs: tuple[InputSpec, ...] = ()
     outputs: tuple[str, ...] = ()
+    formats: dict[str, str] = field(default_factory=dict)  # of outputs: declared forms, see kale_proxy.values
     files_in: tuple[str, ...] = ()
     files_out: tuple[str, ...] = ()
     env: dict[str, str] = field(default_factory=dict)  # added to the worker's own

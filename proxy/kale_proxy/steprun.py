@@ -194,7 +194,7 @@ class StepRun:
 
     def _save(self, found: dict[str, Any]) -> dict[str, dict[str, Any]]:
         """Save the outputs; return their index."""
-        return values.save_all(found, self.folder / "outputs", portable=self.common_names)
+        return values.save_all(found, self.folder / "outputs", portable=self.common_names, forms=self.spec.formats)
 
     async def _hold(self, hold_s: float, reason: str) -> None:
         """Keep the kernel open for a look, until released or ``hold_s`` has passed."""

@@ -10,6 +10,7 @@ itself has brought it.
 from __future__ import annotations
 
 import contextlib
+import csv
 import io
 import json
 import os
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 INDEX = "index.json"
+FORMS = ("json", "npy", "csv", "parquet")  # that other languages read too
+SUFFIXES = (*(f".{form}" for form in FORMS), ".pkl")
 _JSON_MAX_ITEMS = 10_000
 
 
@@ -31,7 +34,9 @@ class ValueFileError(Exception):
     """A value can't be saved or loaded; the message names it, its type and the way out."""
 
 
-def save_all(values: Mapping[str, object], folder: Path, *, portable: Iterable[str] = ()) -> dict[str, dict[str, Any]]:
+def save_all(
+    values: Mapping[str, object], folder: Path, *, portable: Iterable[str] = (), forms: Mapping[str, str] | None = None
+) -> dict[str, dict[str, Any]]:
     """Save each value in ``folder`` and write the index; return the index.
 
     Parameters
@@ -43,6 +48,8 @@ def save_all(values: Mapping[str, object], folder: Path, *, portable: Iterable[s
     portable : iterable of str
         Names of ``__main__`` that the reader will have too (those of the common cell), so that
         objects of their classes may be pickled by reference.
+    forms : mapping of str to str, optional
+        Declared forms, by name: one of :data:`FORMS`.
 
     Raises
     ------
@@ -51,14 +58,14 @@ def save_all(values: Mapping[str, object], folder: Path, *, portable: Iterable[s
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     known = frozenset(portable)
-    index = {name: save(name, value, folder, portable=known) for name, value in values.items()}
+    index = {name: save(name, value, folder, portable=known, form=(forms or {}).get(name, "")) for name, value in values.items()}
     write_atomic(folder / INDEX, json.dumps(index, indent=1).encode())
     return index
 
 
-def save(name: str, value: object, folder: Path, *, portable: frozenset[str] = frozenset()) -> dict[str, Any]:
+def save(name: str, value: object, folder: Path, *, portable: frozenset[str] = frozenset(), form: str = "") -> dict[str, Any]:
     """Save one value; return its description: file, type, shape, dtype, bytes. Raises ValueFileError as above."""
-    info, suffix = write(name, value, lambda suffix: _replacing(folder / f"{name}{suffix}"), str(folder), portable=portable)
+    info, suffix = write(name, value, lambda suffix: _replacing(folder / f"{name}{suffix}"), str(folder), portable=portable, form=form)
     path = folder / f"{name}{suffix}"
     info["file"] = path.name
     info["bytes"] = path.stat().st_size
@@ -66,15 +73,23 @@ def save(name: str, value: object, folder: Path, *, portable: frozenset[str] = f
 
 
 def write(
-    name: str, value: object, opened: Callable[[str], Any], where: str, *, portable: frozenset[str] = frozenset()
+    name: str, value: object, opened: Callable[[str], Any], where: str, *, portable: frozenset[str] = frozenset(), form: str = ""
 ) -> tuple[dict[str, Any], str]:
     """Write one value to a stream; return its description but for file and bytes, and the suffix of its form.
 
-    ``opened(suffix)`` is a context manager that gives the stream; ``where`` names the place for messages. Raises
-    ValueFileError as :func:`save_all`.
+    ``opened(suffix)`` is a context manager that gives the stream; ``where`` names the place for messages. ``form`` is a
+    declared one, of :data:`FORMS`. Raises ValueFileError as :func:`save_all`.
     """
     kind = type(value)
     info: dict[str, Any] = {"file": "", "type": _type_name(kind), **shape_of(value)}
+    if form:
+        try:
+            with opened(f".{form}") as stream:
+                _WRITERS[form](value, stream)
+        except Exception as exc:
+            reason = str(exc) if isinstance(exc, ValueFileError) else f"{type(exc).__name__}: {exc}"
+            raise ValueFileError(f"`{name}` ({info['type']}) can't be written as {form}: {reason}") from exc
+        return info, f".{form}"
     text = _as_json(value)
     if text is not None:
         with opened(".json") as stream:
@@ -132,10 +147,26 @@ def _read(suffix: str, stream: Any, info: os.stat_result, path: Path, name: str)
         import numpy as np
 
         return np.load(stream, allow_pickle=False)
+    if suffix in {".csv", ".parquet"}:
+        return _read_table(suffix, stream, path, name)
     if info.st_uid != os.getuid() or info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise ValueFileError(f"{path} belongs to or can be written by another user: it is not unpickled")
     try:
         return pickle.load(stream)  # noqa: S301 - a file of this user alone, checked above
+    except Exception as exc:
+        raise ValueFileError(f"`{name}` can't be loaded from {path}: {type(exc).__name__}: {exc}") from exc
+
+
+def _read_table(suffix: str, stream: Any, path: Path, name: str) -> object:
+    try:
+        import pandas as pd
+    except ImportError as exc:
+        raise ValueFileError(f"`{name}` is a table ({path}), which becomes a pandas DataFrame, and pandas is not installed here") from exc
+    try:
+        if suffix == ".parquet":
+            return pd.read_parquet(stream)
+        exact = {"float_precision": "round_trip"} if int(pd.__version__.partition(".")[0]) < 3 else {}  # where that is not the default
+        return pd.read_csv(stream, **exact)
     except Exception as exc:
         raise ValueFileError(f"`{name}` can't be loaded from {path}: {type(exc).__name__}: {exc}") from exc
 
@@ -149,7 +180,7 @@ def _pack() -> Any:
 
 def find(folder: Path, name: str) -> Path:
     """Return the file of the value ``name``; raises ValueFileError when there is none."""
-    for suffix in (".json", ".npy", ".pkl"):
+    for suffix in SUFFIXES:
         path = folder / f"{name}{suffix}"
         if path.exists():
             return path
@@ -247,6 +278,79 @@ def _is_json(value: object, budget: list[int], depth: int = 0) -> bool:
     if kind is dict:
         return all(type(k) is str and _is_json(v, budget, depth + 1) for k, v in value.items())  # type: ignore[attr-defined]
     return False
+
+
+def _write_json(value: object, stream: Any) -> None:
+    value = _plain(value)
+    if not _is_json(value, [sys.maxsize]):
+        raise ValueFileError("JSON has nothing like it: only numbers, text, true, false, none, lists, and dicts with text as keys")
+    try:
+        stream.write(json.dumps(value, allow_nan=False).encode())
+    except ValueError as exc:
+        raise ValueFileError("JSON has no nan and no inf") from exc
+
+
+def _plain(value: object, depth: int = 0) -> object:
+    """Return numpy's numbers and arrays as Python's, and tuples as lists: what was declared as JSON may lose its type."""
+    if isinstance(value, (list, tuple)) and depth < 50:
+        return [_plain(item, depth + 1) for item in value]
+    if type(value) is dict and depth < 50:
+        return {key: _plain(item, depth + 1) for key, item in value.items()}
+    if type(value).__module__ == "numpy" and hasattr(value, "tolist"):
+        return value.tolist()
+    return value
+
+
+def _write_npy(value: object, stream: Any) -> None:
+    import numpy as np
+
+    array = np.asarray(value)
+    if array.dtype.kind not in "biufc":
+        raise ValueFileError(f"it is no array of numbers (numpy makes {array.dtype} of it)")
+    np.save(stream, array, allow_pickle=False)
+
+
+def _write_csv(value: Any, stream: Any) -> None:
+    stream.write(_table(value).to_csv(index=False).encode())
+
+
+def _write_parquet(value: Any, stream: Any) -> None:
+    try:
+        stream.write(_table(value).to_parquet(index=False))
+    except ImportError as exc:
+        raise ValueFileError("pandas needs pyarrow for it, which is not installed") from exc
+
+
+def _table(value: Any) -> Any:
+    """Return a table as a DataFrame whose index, if it is more than a count, has become a column."""
+    pd: Any = sys.modules.get("pandas")
+    if isinstance(value, (dict, list)) and value:
+        with contextlib.suppress(Exception):
+            import pandas  # noqa: ICN001 - a name that may be none
+
+            pd = pandas
+            if all(isinstance(item, (list, dict)) for item in (value.values() if isinstance(value, dict) else value)):
+                value = pd.DataFrame(value)
+    if pd is None or not isinstance(value, pd.DataFrame):
+        raise ValueFileError("it is no table: make it a pandas DataFrame, a dict of lists, or a list of dicts")
+    return value if type(value.index) is pd.RangeIndex else value.reset_index()
+
+
+_WRITERS = {"json": _write_json, "npy": _write_npy, "csv": _write_csv, "parquet": _write_parquet}
+
+
+def describe_file(path: Path, name: str) -> dict[str, Any]:
+    """Return the description of a value that a program in another language wrote; raises ValueFileError if it is damaged."""
+    info: dict[str, Any] = {"file": path.name, "type": "table"}
+    if path.suffix == ".csv":
+        with path.open(encoding="utf-8", errors="replace", newline="") as stream:
+            rows = csv.reader(stream)
+            width = len(next(rows, []))
+            info["shape"] = [sum(1 for _ in rows), width]
+    elif path.suffix != ".parquet":
+        value = load_file(path, name)
+        info |= {"type": _type_name(type(value)), **shape_of(value)}
+    return {**info, "bytes": path.stat().st_size}
 
 
 class _Pickler(pickle.Pickler):

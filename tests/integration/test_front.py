@@ -369,3 +369,28 @@ def test_nbclient_runs_a_notebook_and_stops_at_a_mistake(run: Any) -> None:
     with pytest.raises(CellExecutionError, match="UnknownStepError"):
         NotebookClient(notebook, kernel_name="kale", timeout=60).execute()
     assert set(run.states().values()) == {"running"}
+
+
+def test_gate_is_opened_and_a_question_answered_from_this_kernel(client: Client, kernel: Kernel, tmp_path: Path, until: Callable[..., Any]) -> None:
+    workflow = Workflow("gated", folder=tmp_path)
+    workflow.step("choose", "answer = input('how many? ')\n", gate=True, params={"x": 0}, outputs=["answer", "x"])
+    workflow.step("later", "1\n", gate_release=True)
+    run = workflow.submit(client=client)
+    until(lambda: run["choose"].state == "gated" and run["choose"].target().kernel is not None, "the gate")
+    say(kernel, "%kale_attach choose")
+    assert fails(kernel, "%kale_continue choose --answer 3")[1].endswith("is at a gate and asks no question. Give it variables: --set x=3.")
+    assert "goes on with x=7" in say(kernel, "%kale_continue --set x=7")
+    until(lambda: "asks" in run["choose"].reason, "the question")
+    name, sentence = fails(kernel, "%kale_continue choose")
+    assert (name, "asks: how many?" in sentence, "--answer TEXT" in sentence) == ("UsageError", True, True)
+    assert run["choose"].state == "gated"
+    assert "goes on" in say(kernel, "%kale_continue choose --answer 42")
+    assert "goes on, and is queued" in say(kernel, "%kale_continue later")
+    assert run.wait(timeout=WAIT_S) == "completed"
+    assert run["choose"].pull("answer", "x") == ("42", 7)
+    assert "waits for nobody" in fails(kernel, f"%kale_continue {run.name}/later")[1]
+
+
+def test_continue_with_nothing_attached_asks_for_a_step(kernel: Kernel) -> None:
+    assert "needs a step" in fails(kernel, "%kale_continue")[1]
+    assert "--answer" in say(kernel, "%kale_continue -h")

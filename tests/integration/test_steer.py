@@ -143,6 +143,37 @@ def test_a_pushed_output_replaces_the_old_one_which_is_kept_and_names_what_is_st
         run["make"].push(nothing=1)
 
 
+def test_a_pushed_file_replaces_the_one_that_a_step_made_which_is_kept_and_what_read_it_is_stale(tmp_path: Path, kale: Kale) -> None:
+    def flow() -> Workflow:
+        workflow = Workflow("edit", folder=tmp_path)
+        workflow.step("make", "open('out.csv', 'w').write('a,b\\n1,2\\n')\n", files_out=["out.csv"])
+        workflow.step("use", "n = len(open('out.csv').read().split())\n", outputs=["n"], after=["make"], files_in=["out.csv"])
+        return workflow
+
+    def done() -> Run:
+        run = kale.run(flow().submit(client=kale.client).name)
+        assert run.wait(timeout=WAIT_S) == "completed"
+        return run
+
+    run = done()
+    (tmp_path / "mine.csv").write_text("a,b\n1,2\n3,4\n")
+    said = json.loads(program(tmp_path, "push", f"{run.name}/make", f"out.csv={tmp_path / 'mine.csv'}", "--json").stdout)
+    assert said == {"pushed": ["out.csv"], "edited": True, "stale": ["use"]}
+    assert (tmp_path / "out.csv").read_text() == "a,b\n1,2\n3,4\n"
+    mark = json.loads((run["make"].folder / "files_edited.json").read_text())["out.csv"]
+    assert (run["make"].folder / mark["old"]).read_text() == "a,b\n1,2\n"
+    again = done()
+    assert again.states() == {"make": "cached", "use": "completed"}
+    assert again["use"].pull("n") == 3
+    from kale_magic.api.report import report
+
+    assert f"make: file out.csv was edited by {mark['by']}" in report(run.status())
+    with pytest.raises(UsageError, match=r"made no file none\.csv\. It made: out\.csv"):
+        run["make"].push_files({"none.csv": tmp_path / "mine.csv"})
+    with pytest.raises(UsageError, match="There is no file"):
+        run["make"].push_files({"out.csv": tmp_path / "nothing"})
+
+
 LOOP = "import time\nfrom pathlib import Path\ndef main():\n    global n\n    n, secret = 0, 42\n    while not Path('stop').exists():\n        n += 1\n        time.sleep(0.002)\nmain()\n"
 
 

@@ -13,13 +13,13 @@ def step(line):
 
 def test_the_interfaces_line():
     given = step(
-        "fit --after A,B --inputs x,up.y --outputs u,v --params n=10 name='x y' --each p=range(2) --zip --files-in data/*.csv "
+        "fit --after A,B --inputs x,up.y --outputs u,v --formats u=csv --params n=10 name='x y' --each p=range(2) --zip --files-in data/*.csv "
         "--files-out 'out/a b.csv' --nodes 2 --ntasks 4 --cpus 8 --gpus 0 --memory 4GB --walltime 00:30:00 --queue Q --account A "
         "--qos q --constraint C --reservation R --native '#SBATCH --x' --modules m1,m2 --env K=V L='a b' --setup 'source x' "
         "--container x.sif --retries 3 --hold 30m --hold-on-failure 2h --warn 5m --no-cache --reuse-kernel --gate --executor local --tags t1,t2 --run"
     )
     assert vars(given) == {
-        "name": "fit", "after": ("A", "B"), "inputs": ("x", "up.y"), "outputs": ("u", "v"), "params": {"n": 10, "name": "x y"},
+        "name": "fit", "after": ("A", "B"), "inputs": ("x", "up.y"), "outputs": ("u", "v"), "formats": {"u": "csv"}, "params": {"n": 10, "name": "x y"},
         "each": (Axis("p", (0, 1), "range(2)"),), "zip": True, "files_in": ("data/*.csv",), "files_out": ("out/a b.csv",),
         "kernel": None, "shell": False, "nodes": 2, "ntasks": 4, "cpus": 8, "gpus": 0, "memory": 4 << 30, "walltime": 1800,
         "queue": "Q", "account": "A", "qos": "q", "constraint": "C", "reservation": "R", "native": ("#SBATCH --x",),

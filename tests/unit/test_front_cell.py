@@ -135,7 +135,7 @@ def test_extensions_own_commands_may_be_for_the_attached_kernel():
 @pytest.mark.parametrize(
     ("typed", "matches"),
     [
-        ("%", ["%kale_tasks", "%kale_attach", "%kale_detach", "%kale_status", "%%kale_on"]),
+        ("%", ["%kale_tasks", "%kale_attach", "%kale_detach", "%kale_continue", "%kale_status", "%%kale_on"]),
         ("%kale_a", ["%kale_attach"]),
         ("%%", ["%%kale_on"]),
         ("%kale att", ["attach"]),

@@ -10,6 +10,7 @@ from kale_magic.model.literals import parse_each, to_literal
 from kale_magic.model.resources import Resources
 from kale_magic.model.step import Axis, Step, StepKind, clean_code, reuse_conflict
 from kale_magic.model.workflow import Workflow
+from kale_proxy.values import FORMS
 
 SIGNS = [
     *"ab  \n\t:#-'\"{}[](),|>&*!%@`\\~?=$_0159.eunyoé😀", "\\\\", "'''", '"""', "{x}", "\\xi", " --x ", "\x85", "\u2028", "%%time\n",
@@ -147,7 +148,8 @@ class _Maker:
             warn_s=self.rng.choice([None, 300]),
             executor=self.rng.choice([None, "local"]),
         )
-        return replace(step, reuse_kernel=not reuse_conflict(step) and self.rng.random() < 0.5)
+        forms = {name: self.rng.choice(FORMS) for name in step.outputs if self.rng.random() < 0.5}
+        return replace(step, formats=forms, reuse_kernel=not reuse_conflict(step) and self.rng.random() < 0.5)
 
     def workflow(self) -> Workflow:
         names = list(dict.fromkeys(self.name() for _ in range(self.rng.randint(1, 4))))
