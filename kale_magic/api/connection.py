@@ -72,7 +72,7 @@ def connect(*, host: str = "", start: bool = True) -> Kale:
     ----------
     host : str
         A Host of your ssh configuration whose manager is meant; empty: this machine's. Its runs can be looked at and
-        their running steps visited; nothing can be submitted there in this version.
+        their running steps visited; ``Workflow(host=...)`` submits there.
     start : bool
         Whether to start a manager when none runs.
 

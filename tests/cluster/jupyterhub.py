@@ -72,7 +72,8 @@ class Hub:
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="kjh-", dir="/tmp"))
         self.folder.chmod(0o755)
-        self.accounts = [Account(f"kale-{name}", 64_101 + number, self.folder / "home" / name) for number, name in enumerate(("ada", "emmy"))]
+        first = 640_000 + 2 * (os.getpid() % 50_000)  # so that two such hubs on one machine have nothing in common
+        self.accounts = [Account(f"kale-{name}", first + number, self.folder / "home" / name) for number, name in enumerate(("ada", "emmy"))]
         self._token = secrets.token_hex(16)
         self._ports = _free_ports(3)
         self._process: subprocess.Popen[bytes] | None = None

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from kale_magic.api import provision_there, wheels
+from kale_magic.errors import UsageError
 from kale_magic.version import __version__
 
 TEXT = Path(provision_there.__file__).read_text(encoding="utf-8")
@@ -115,3 +116,14 @@ def test_what_only_the_other_python_needs_is_missed(tmp_path: Path) -> None:
         archive.writestr("a-1.dist-info/METADATA", "\n".join(lines) + "\n")
     assert wheels._missing(wheels.Platform(python=(3, 11, 0), machine="x86_64", glibc=(2, 28)), tmp_path, [path.name]) == {"b>=2"}
     assert wheels._missing(wheels.Platform(python=(3, 13, 0), machine="x86_64", glibc=(2, 28)), tmp_path, [path.name]) == {"c"}
+
+
+def test_index_that_can_not_be_reached_is_said_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path.chmod(0o700)
+    for name, value in {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "0", "PIP_NO_CACHE_DIR": "1"}.items():
+        monkeypatch.setenv(name, value)
+    for name in ("PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL", "PIP_NO_INDEX", "PIP_CONSTRAINT"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UsageError, match=r"The packages for cp311-x86_64-glibc2\.28 can't be brought together: .*(anywidget|No matching distribution)") as caught:
+        wheels.bundle(wheels.Platform(python=(3, 11, 9), machine="x86_64", glibc=(2, 28)), [], tmp_path)
+    assert "\n" not in caught.value.message
