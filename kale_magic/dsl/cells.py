@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _MAGIC = re.compile(r"(?P<sign>%%?)kale(?:_(?P<name>\w+)|[^\S\n]+(?P<word>\w+)|(?=\s|$))(?P<line>[^\n]*)")
-_DIRECTIVES = re.compile(r"(?:\s*(?:#(?!SBATCH\b|PBS\b)[^\n]*)?\n)*#(?:SBATCH|PBS)[^\S\n]+\S")
+_DIRECTIVES = re.compile(r"(?:\s*(?:#(?!SBATCH\b|PBS\b|BSUB\b|[ ]?flux:)[^\n]*)?\n)*#(?:SBATCH|PBS|BSUB|[ ]?flux:)[^\S\n]+\S")
 # A statement that is one string literal: nothing but a `;` or a comment may follow it on its line.
 _TRIPLE = r"""(?P<quote>\'\'\'|\"\"\")(?P<text>(?:\\.|(?!(?P=quote))[^\\])*)(?P=quote)"""
 _SINGLE = r"""(?P<mark>['"])(?P<line>(?:\\[^\n]|(?!(?P=mark))[^\\\n])*)(?P=mark)"""
@@ -77,7 +77,7 @@ def _unindent(lines: list[str]) -> list[str]:
 
 
 def is_batch_script(body: str) -> bool:
-    """Whether a cell has ``#SBATCH`` or ``#PBS`` lines before its first command; its description may stand above."""
+    """Whether a cell has ``#SBATCH``, ``#PBS``, ``#BSUB`` or ``# flux:`` lines before its first command; its description may stand above."""
     text = _LEADING_TEXT.match(body)
     return _DIRECTIVES.match(body, text.end() if text else 0) is not None
 

@@ -35,6 +35,14 @@ class CommandMissing(Exception):  # noqa: N818 - a state of the machine
     """There is no such program on the path; the message names it."""
 
 
+def require(name: str) -> str:
+    """Return where a program is; raises CommandMissing."""
+    found = shutil.which(name)
+    if found is None:
+        raise CommandMissing(name)
+    return found
+
+
 async def run(argv: Sequence[str], *, timeout: float, environ: Mapping[str, str], stdin: str = "") -> Done:
     """Run a command and return how it ended.
 
@@ -54,9 +62,7 @@ async def run(argv: Sequence[str], *, timeout: float, environ: Mapping[str, str]
     CommandMissing
         The program is not installed.
     """
-    program = shutil.which(argv[0])
-    if program is None:
-        raise CommandMissing(argv[0])
+    program = require(argv[0])
     begun = time.monotonic()
     process = await subprocess.create_subprocess_exec(
         program, *argv[1:], stdin=subprocess.PIPE if stdin else subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,

@@ -16,7 +16,7 @@ from kale_magic.executors._folder import put_aside, write_private
 from kale_magic.executors.slurm_text import ScriptParts, script
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from kale_magic.abc import Environment, Ticket
     from kale_proxy.spec import JobSpec
@@ -94,8 +94,8 @@ def script_of(batch: Batch, environment: Environment) -> str:
     return script(parts)
 
 
-def write(batch: Batch, environment: Environment, keys: str, specs: Sequence[JobSpec]) -> str:
-    """Write what the jobs start from; return the path of the script. Doing it again changes nothing.
+def write(batch: Batch, environment: Environment, keys: str, specs: Sequence[JobSpec], text_of: Callable[[Batch, Environment], str] = script_of) -> str:
+    """Write what the jobs start from; return the path of the script, whose text is that of ``text_of``. Doing it again changes nothing.
 
     Raises
     ------
@@ -110,7 +110,7 @@ def write(batch: Batch, environment: Environment, keys: str, specs: Sequence[Job
         write_private(f"{spec.folder}/job.json", spec.to_json(), 0o600)
     folder = os.path.dirname(specs[0].folder) if batch.is_array else specs[0].folder
     path = f"{folder}/job.sh" if not batch.first else f"{folder}/job-{batch.first}.sh"
-    write_private(path, script_of(batch, environment), 0o700)
+    write_private(path, text_of(batch, environment), 0o700)
     if batch.is_array:
         known = {"first": batch.first, "tasks": {ticket.uuid: task for task, ticket in batch.tickets.items()}}
         write_private(f"{folder}/{batch.name}.json", json.dumps(known), 0o600)

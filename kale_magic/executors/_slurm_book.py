@@ -21,8 +21,8 @@ _log = logging.getLogger(__name__)
 class Book:
     """See the module. ``jobs`` are in the order in which they came; ``down`` is since when Slurm does not answer, and its words."""
 
-    def __init__(self, clock: Clock) -> None:
-        self.clock = clock
+    def __init__(self, clock: Clock, system: str = "Slurm") -> None:
+        self.clock, self.system = clock, system
         self.jobs: dict[str, Job] = {}
         self.down: tuple[str, str] | None = None
         self.tell: Callable[[Report], None] = lambda _: None
@@ -39,7 +39,7 @@ class Book:
     def set_down(self, words: str) -> None:
         """Note that Slurm does not answer."""
         if self.down is None:
-            _log.warning("Slurm does not answer: %s", words)
+            _log.warning("%s does not answer: %s", self.system, words)
             self.down = iso(self.clock.now())[11:19], words
         else:
             self.down = self.down[0], words
@@ -47,7 +47,7 @@ class Book:
     def set_up(self) -> None:
         """Note that Slurm answers."""
         if self.down is not None:
-            _log.info("Slurm answers again; it did not since %s", self.down[0])
+            _log.info("%s answers again; it did not since %s", self.system, self.down[0])
             self.down = None
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -74,4 +74,4 @@ class Book:
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("background work of the Slurm executor failed", exc_info=error)
+            _log.error("background work of the executor for %s failed", self.system, exc_info=error)

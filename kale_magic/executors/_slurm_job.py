@@ -42,6 +42,7 @@ class Job:
     stage: Stage = Stage.WAITING
     batch: Batch | None = None
     task: int | None = None
+    system: str = "Slurm"  # for messages
     line: Line | None = None
     is_cancelled: bool = False
     is_held: bool = False
@@ -137,7 +138,7 @@ def _by_result(job: Job, result: dict[str, Any], state: str) -> Report | None:
         return Report(ReportKind.ENDED, job.ticket.uuid, {**data, "reason": "cancelled by you"})
     if state not in _ENDED and not (state == "" and job.is_looked_up):
         return None  # Slurm, or the accounting of the site, has yet to say why
-    return _ended_by_slurm(job, state) or _cancelled(job, _OUTSIDE)
+    return _ended_by_slurm(job, state) or _cancelled(job, _outside(job))
 
 
 def _without_result(job: Job, found: Look, state: str, *, is_waiting: bool) -> Report | Again | None:
@@ -146,18 +147,18 @@ def _without_result(job: Job, found: Look, state: str, *, is_waiting: bool) -> R
     if job.is_cancelled:
         return _cancelled(job, "cancelled by you")
     if state == "CANCELLED" and found.is_claimed:
-        return _cancelled(job, _OUTSIDE)
+        return _cancelled(job, _outside(job))
     if found.is_claimed:
-        what = f"Slurm says {state}" if state else "Slurm no longer knows it"
+        what = f"{job.system} says {state}" if state else f"{job.system} no longer knows it"
         return _lost(job, f"{what}, and it left no result")
     by_dependency = job.line is not None and job.line.reason.startswith("Dependency")
     if found.refusal or not state or (state == "CANCELLED" and by_dependency):
         if is_waiting:
             return None  # what it waits for is being tried again, or has failed: we are told
-        why = found.refusal or ("Slurm forgot it" if not state else "Slurm cancelled it for what it waited for")
+        why = found.refusal or (f"{job.system} forgot it" if not state else f"{job.system} cancelled it for what it waited for")
         return Again(why) if job.tries < _MOST_TRIES else _lost(job, f"it never began: {why}")
     if state == "CANCELLED":
-        return _cancelled(job, _OUTSIDE)
+        return _cancelled(job, _outside(job))
     said = found.log or "it said nothing"
     return _failed(job, f"its job script ended before the step began: {said}")
 
@@ -169,11 +170,12 @@ def _ended_by_slurm(job: Job, state: str) -> Report | None:
     if state in {"TIMEOUT", "DEADLINE"}:
         return _failed(job, walltime_words(limit) if limit else "the time limit of its partition was reached: ask for more by --walltime")
     if state == "OUT_OF_MEMORY":
-        return _failed(job, "Slurm ended it: it used more memory than it asked for (--memory)")
+        return _failed(job, f"{job.system} ended it: it used more memory than it asked for (--memory)")
     return None
 
 
-_OUTSIDE = "cancelled in Slurm's queue, not by Kale (scancel, or an administrator)"
+def _outside(job: Job) -> str:
+    return f"cancelled in {job.system}'s queue, not by Kale (by hand, or by an administrator)"
 
 
 def _lost(job: Job, reason: str) -> Report:

@@ -53,7 +53,7 @@ def look(spec: JobSpec, keys: str, offset: int, *, is_thorough: bool) -> Look:
     _events(folder / "events.jsonl", spec, found)
     if is_thorough:
         found.is_claimed = (claim.read(folder, spec.attempt) or {}).get("uuid") == spec.uuid
-        found.log = _log(folder / "slurm.log")
+        found.log = _log(folder / "slurm.log") or _log(folder / "job.log")
     return found
 
 

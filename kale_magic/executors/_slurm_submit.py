@@ -54,6 +54,7 @@ class Submitter:
         self._is_gathering = False
         self._limits_at: float | None = None
         self.limits = Limits()
+        self.script_of = _slurm_batch.script_of
         self.full_until = 0.0
         self.full_words = ""
 
@@ -155,7 +156,7 @@ class Submitter:
         try:
             specs = [replace(ticket.spec(), keys=self._keys, listens=self._listens) for ticket in batch.tickets.values()]
             environment = batch.any_ticket.environment()  # not in the thread: it may come from the store
-            path = await asyncio.to_thread(_slurm_batch.write, batch, environment, self._keys, specs)
+            path = await asyncio.to_thread(_slurm_batch.write, batch, environment, self._keys, specs, self.script_of)
         except OSError as exc:
             self._refuse(batch, f"the step's folder can't be written: {exc.strerror or exc} ({exc.filename})")
             return
@@ -170,7 +171,7 @@ class Submitter:
             self._pending.insert(0, batch)
             self._book.later(_FULL_S, self.pump)
         elif answer.refusal:
-            self._refuse(batch, f"Slurm refused it: {answer.refusal}")
+            self._refuse(batch, f"{self._book.system} refused it: {answer.refusal}")
         else:
             _log.warning("%s: it is not known whether it was submitted: %s", batch.name, answer.words)
             self._book.set_down(answer.words)

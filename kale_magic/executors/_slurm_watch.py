@@ -211,10 +211,16 @@ class Watcher:
         self.poke()
 
 
+def _age(line: Line) -> int:
+    """Return a number that is greater for newer jobs, as far as the system's names say so."""
+    digits = line.job_id.partition(".")[0]
+    return int(digits) if digits.isdigit() else 0
+
+
 def _index(lines: list[Line]) -> dict[tuple[str, int | None], Line]:
     """Return lines by name and number in the array; of several under one name the one that lives, else the newest."""
     found: dict[tuple[str, int | None], Line] = {}
-    for line in sorted(lines, key=lambda line: (line.state in slurm_text.PENDING | slurm_text.ALIVE, int(line.job_id))):
+    for line in sorted(lines, key=lambda line: (line.state in slurm_text.PENDING | slurm_text.ALIVE, _age(line))):
         for task in line.tasks or (None,):
             found[line.name, task] = line
     return found

@@ -21,6 +21,9 @@ GROUP = "kale_magic.executors"
 _OWN = {
     "local": "kale_magic.executors.lanes:create_local",
     "slurm": "kale_magic.executors.slurm:create",
+    "pbs": "kale_magic.executors.queues:create_pbs",
+    "lsf": "kale_magic.executors.queues:create_lsf",
+    "flux": "kale_magic.executors.queues:create_flux",
     "slurm-rest": "kale_magic.executors.slurm_rest:create",
     "snakemake": "kale_magic.executors.engine:create_snakemake",
     "cwltool": "kale_magic.executors.engine:create_cwltool",

@@ -64,12 +64,13 @@ class SlurmExecutor(Executor):
 
     keeps_order = True
     can_freeze = True
+    system = "Slurm"
 
     def __init__(self, commands: Slurm, settings: Settings, clock: Clock) -> None:
         self._commands = commands
         self._most_jobs = settings.slurm_max_jobs
         keys = str(settings.keys_dir)
-        self._book = Book(clock)
+        self._book = Book(clock, self.system)
         self._submitter = Submitter(self._book, commands, keys, listens=settings.slurm_listen)
         self._watcher = Watcher(self._book, commands, self._submitter, keys, settings.slurm_poll_s, settings.slurm_grace_s)
         self._book.poke = self._watcher.poke
@@ -122,7 +123,7 @@ class SlurmExecutor(Executor):
 
     def enqueue(self, ticket: Ticket) -> None:
         """Take a job in; it is submitted when its turn comes."""
-        self._book.jobs[ticket.uuid] = Job(ticket)
+        self._book.jobs[ticket.uuid] = Job(ticket, system=self.system)
 
     def withdraw(self, uuid: str) -> None:
         """Take a job out that is not with Slurm yet."""
@@ -164,7 +165,7 @@ class SlurmExecutor(Executor):
         """Ask Slurm for the names of jobs of an earlier life; one that it does not know is submitted after a grace."""
         known = list(tickets)
         for ticket in known:
-            self._book.jobs[ticket.uuid] = Job(ticket, Stage.SENT)
+            self._book.jobs[ticket.uuid] = Job(ticket, Stage.SENT, system=self.system)
         self._submitter.adopt(known)
         self._watcher.poke()
 
@@ -246,15 +247,15 @@ class SlurmExecutor(Executor):
             return ""
         if self._book.down is not None:
             since, words = self._book.down
-            return f"Slurm has not answered since {since} UTC ({words}); it is asked again and again"
+            return f"{self.system} has not answered since {since} UTC ({words}); it is asked again and again"
         if job.stage is Stage.WAITING:
-            return HELD if job.is_held else f"waits to be submitted: {self._most_jobs} of your jobs are with Slurm (slurm.max_jobs in config.toml)"
+            return HELD if job.is_held else f"waits to be submitted: {self._most_jobs} of your jobs are with {self.system} (slurm.max_jobs in config.toml)"
         if job.line is None:
             full = self._submitter.full_words if self._book.clock.monotonic() < self._submitter.full_until else ""
-            return "submitted" if job.native_id else f"Slurm takes no more of your jobs now: {full}" if full else "is being submitted"
+            return "submitted" if job.native_id else f"{self.system} takes no more of your jobs now: {full}" if full else "is being submitted"
         if not job.is_pending:
             return f"starts on {job.line.node}" if job.line.node else "starts"
-        return slurm_text.gloss(job.line, _clock(job.line.starts_at))
+        return slurm_text.gloss(job.line, _clock(job.line.starts_at), self.system)
 
     def queue(self) -> list[QueueLine]:
         """Return what runs and what waits."""
@@ -271,7 +272,7 @@ class SlurmExecutor(Executor):
         try:
             lines = await self._commands.squeue(is_all=is_all)
         except NoAnswer as exc:
-            raise ExecutorError(f"Slurm does not answer: {exc}.", transient=True) from exc
+            raise ExecutorError(f"{self.system} does not answer: {exc}.", transient=True) from exc
         return [_surveyed(line) for line in lines if line.state in slurm_text.PENDING | slurm_text.ALIVE]
 
     async def end(self, native_id: str) -> None:

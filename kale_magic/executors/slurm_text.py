@@ -146,12 +146,12 @@ def write_tasks(tasks: Iterable[int]) -> str:
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in spans)
 
 
-def gloss(line: Line, when: str = "") -> str:
-    """Return Slurm's reason for waiting, in its own word and in ours; ``when`` is when it may start."""
+def gloss(line: Line, when: str = "", system: str = "Slurm") -> str:
+    """Return the reason for waiting, in Slurm's own word and in ours; ``when`` is when it may start."""
     word = line.reason.partition(",")[0]
     text = f"{line.reason}: {_GLOSSES[word]}" if word in _GLOSSES else line.reason
     if word in {"None", ""}:
-        text = "is in Slurm's queue, which has not looked at it yet"
+        text = f"is in {system}'s queue, which has not looked at it yet"
     return text + (f"; may start {when}" if when else "")
 
 
@@ -284,7 +284,7 @@ def script(parts: ScriptParts) -> str:
         number = f"$((SLURM_ARRAY_TASK_ID + {parts.first}))" if parts.first else "$SLURM_ARRAY_TASK_ID"
         head += [f"#SBATCH --array={write_tasks(parts.tasks)}", "", "# each point of the sweep has a folder of its own"]
         head += [f'folder={shlex.quote(folder)}/"{number}"', 'exec >>"$folder/slurm.log" 2>&1']
-    return "\n".join([*head, *_body(parts), ""])
+    return "\n".join([*head, *body(parts), ""])
 
 
 def _warning(parts: ScriptParts, code: str) -> Iterator[str]:
@@ -294,7 +294,8 @@ def _warning(parts: ScriptParts, code: str) -> Iterator[str]:
         yield f"#SBATCH --signal=B:USR1@{max(1, round(parts.spec.warn_before_s()))}"
 
 
-def _body(parts: ScriptParts) -> Iterator[str]:
+def body(parts: ScriptParts) -> Iterator[str]:
+    """Return the lines of a job script after its directives: the environment, then the worker."""
     environment, python = parts.environment, shlex.quote(parts.environment.python)
     lines = [f"module load {shlex.quote(name)}" for name in environment.modules] + list(environment.setup)
     if lines:

@@ -135,7 +135,7 @@ def test_scancel_by_hand_is_told_from_a_cancel_by_kale(login: Login) -> None:
     run = wf.submit()
     login.until(lambda: run["s"].target().kernel is not None)
     login.run("scancel", run.status()["steps"]["s"]["native_id"])
-    assert login.ended(run)["s"]["reason"] == "cancelled in Slurm's queue, not by Kale (scancel, or an administrator)"
+    assert login.ended(run)["s"]["reason"] == "cancelled in Slurm's queue, not by Kale (by hand, or by an administrator)"
 
 
 @pytest.mark.parametrize(
