@@ -40,6 +40,7 @@ def warnings_of(workflow: Workflow, plan: Plan, folder: Path) -> list[str]:
             found.append(f"step {step.name}: the kernel {step.kernel} says no version, so it is what each machine has by that name")
         found += _chances(step, workflow.common_code())
         found += _missing_files(step, made, folder)
+        found += _made_by_nobody_before(step, workflow, plan)
     return found
 
 
@@ -74,6 +75,19 @@ def _missing_files(step: Step, made: list[str], folder: Path) -> list[str]:
         for pattern in step.files_in
         if pattern not in made and not pattern.startswith("/") and not any(folder.glob(pattern))
     ]
+
+
+def _made_by_nobody_before(step: Step, workflow: Workflow, plan: Plan) -> Iterator[str]:
+    """Yield the files that a step reads and another one makes for which it does not wait."""
+    before, ahead = set[str](), [step.name]
+    while ahead:
+        parents = set(plan.steps[ahead.pop()].parents) - before
+        before |= parents
+        ahead += parents
+    for pattern in step.files_in:
+        makers = [other.name for other in workflow.steps.values() if other.name != step.name and pattern in other.files_out]
+        if makers and not before & set(makers):
+            yield f"step {step.name} reads {pattern}, which {makers[0]} makes, and does not wait for it: --after {makers[0]}"
 
 
 def _paths(code: str, *, is_python: bool = True) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +78,11 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
                 )
     if arguments.pool and (arguments.executor or arguments.engine != "kale"):
         raise UsageError("--pool excludes --executor and --engine.", "The executor of a pool was chosen when it was opened.")
-    executor = arguments.executor if arguments.engine == "kale" else _engine(workflow, arguments)
+    executor = arguments.executor
+    if arguments.engine != "kale":
+        executor = _engine(workflow, arguments)
+        if arguments.gates == "continue":
+            workflow = _without_gates(workflow)
     with Client.connect(host=arguments.host) as client:
         if arguments.dry_run:
             return _tell_what_would_run(client, workflow, folder, arguments, console)
@@ -125,6 +130,12 @@ def _engine(workflow: Workflow, arguments: argparse.Namespace) -> str:
     if not shutil.which(engine, path=f"{os.path.dirname(sys.executable)}:{os.environ.get('PATH', os.defpath)}"):
         raise UsageError(f"{engine} is not installed here.", f"pip install {engine}")
     return engine
+
+
+def _without_gates(workflow: Workflow) -> Workflow:
+    """Return the workflow in which gates are plain steps: the engine that runs it has nobody to ask."""
+    steps = {name: replace(step, is_gate=False, is_gate_release=False) for name, step in workflow.steps.items()}
+    return replace(workflow, steps=steps)
 
 
 def _see_through(client: Client, name: str, arguments: argparse.Namespace, console: Console) -> int:

@@ -79,6 +79,9 @@ class EngineExecutor(Executor):
         """Return what a step asks for; whether there is so much is the engine's to say."""
         if step.idle_s is not None:
             raise SubmitError(f"Step {step.name} is the kernel of a notebook, which {self.engine} can't run.")
+        if step.is_gate:
+            way_out = "Run it by Kale; or jupyter kale run --gates continue, by which it goes on with its --params."
+            raise SubmitError(f"Step {step.name} is a gate, and {self.engine} asks nobody.", way_out)
         if step.resources.container:
             raise SubmitError(f"Step {step.name} asks for a container, which it would not get from {self.engine}.", "Run it by Kale: --executor local or slurm.")
         return Demand(cpus=step.resources.cpus or 1, memory_bytes=step.resources.memory_bytes or 0, gpus=step.resources.gpus or 0)

@@ -133,6 +133,9 @@ class Reader:
             found["doc"] = "\n".join(map(str, data["doc"])) if isinstance(data["doc"], list) else str(data["doc"])
         found["inputs"] = [self.parameter(item, (*path, "inputs", at)) for at, item in self.numbered(data.get("inputs", []), (*path, "inputs"))]
         found["outputs"] = [self.parameter(item, (*path, "outputs", at)) for at, item in self.numbered(data.get("outputs", []), (*path, "outputs"))]
+        if isinstance(self.document.data, dict) and "$schemas" in self.document.data:  # an ontology says which formats are also others
+            for item in found["inputs"]:
+                item.pop("format", None)
         listing = needs.pop("LoadListingRequirement", {}).get("loadListing")
         for item in found["inputs"]:
             if listing and "loadListing" not in item:
@@ -226,7 +229,8 @@ class Reader:
         if "type" not in item and "outputSource" not in item and "type" not in found:
             raise self.error(path, f"{found['id']} has no type")
         found["type"] = self.type(item.get("type", "Any"), path, 0)
-        return found
+        written: dict[str, Any] = whole_formats(found, self.document)
+        return written
 
     def type(self, kind: Any, path: Path_, depth: int) -> Any:
         """Return a type without short forms and names."""
@@ -318,6 +322,23 @@ class Reader:
         """Return the error that says where it is."""
         where = ".".join(map(str, path[-3:]))
         return self.document.error(f"{where}: {message}." if where else f"{message}.", self.document.place(path))
+
+
+def whole_formats(value: Any, document: Document) -> Any:
+    """Return a value in which the formats of files are written out by the document's ``$namespaces``."""
+    spaces = document.data.get("$namespaces") if isinstance(document.data, dict) else None
+    if not isinstance(spaces, dict):
+        return value
+    if isinstance(value, list):
+        return [whole_formats(item, document) for item in value]
+    if not isinstance(value, dict):
+        return value
+    found = {key: whole_formats(item, document) for key, item in value.items()}
+    if "format" in found:
+        words = found["format"] if isinstance(found["format"], list) else [found["format"]]
+        whole = [f"{spaces[word.partition(':')[0]]}{word.partition(':')[2]}" if isinstance(word, str) and word.partition(":")[0] in spaces else word for word in words]
+        found["format"] = whole if isinstance(found["format"], list) else whole[0]
+    return found
 
 
 def _last(name: str) -> str:

@@ -8,6 +8,7 @@ a sweep, any other runs within its step. Nothing of the file is run at import; J
 from __future__ import annotations
 
 import keyword
+import os
 import pprint
 import re
 from functools import cache
@@ -15,7 +16,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from kale_magic.errors import FormatError
-from kale_magic.formats.cwl_norm import Library, Reader
+from kale_magic.formats.cwl_norm import Library, Reader, whole_formats
 from kale_magic.model.literals import to_literal
 from kale_magic.model.resources import Resources
 from kale_magic.model.step import Axis, Step, clean_code
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from kale_magic.formats._yaml_read import Document
 
+_JOB_NEEDS = "cwl:requirements"  # of a job file; they win over the process's own
 _TAKEN = frozenset({"tool", "outputs", "json", "os", "re"})
 
 
@@ -59,8 +61,8 @@ def load(text: str, path: Path, job: Mapping[str, Any] | None = None, process: s
         raise FormatError(f"{path.name} is nested too deep.") from exc
 
 
-def load_job(path: Path) -> dict[str, Any]:
-    """Return the values of a job file (YAML or JSON); its files are relative to its folder, and so to be beside the workflow."""
+def load_job(path: Path, folder: Path | None = None) -> dict[str, Any]:
+    """Return the values of a job file (YAML or JSON); its files are relative to its own folder, and named from the workflow's."""
     library = Library(path.parent)
     try:
         text = path.read_text(encoding="utf-8")
@@ -69,7 +71,10 @@ def load_job(path: Path) -> dict[str, Any]:
     document = library.add(path.name, text)
     if not isinstance(document.data, dict):
         raise document.error("a job file gives names with values.", (0, 0))
-    return {key: value for key, value in document.data.items() if not key.startswith(("cwl:", "$"))}
+    data: dict[str, Any] = whole_formats(document.data, document)
+    if folder is not None and folder.resolve() != path.parent.resolve():
+        data = _moved(data, os.path.relpath(path.parent.resolve(), folder.resolve()))
+    return {key: value for key, value in data.items() if not key.startswith(("cwl:", "$")) or key == _JOB_NEEDS}
 
 
 @cache
@@ -85,6 +90,11 @@ class _Importer:
 
     def __init__(self, reader: Reader, process: dict[str, Any], job: dict[str, Any]) -> None:
         self.reader, self.process = reader, process
+        job = whole_formats(job, reader.document)
+        if _JOB_NEEDS in job:
+            needs = reader.requirements({"requirements": job[_JOB_NEEDS]}, ())
+            process["requirements"] = {**process["requirements"], **needs}
+            process["hinted"] = [name for name in process["hinted"] if name not in needs]
         self.names: set[str] = set()
         self.variables: set[str] = {*_TAKEN, *keyword.kwlist}
         self.values: dict[str, Any] = {}
@@ -334,20 +344,22 @@ def _with_whole_defaults(process: dict[str, Any], below: Reader, reader: Reader)
     """Return a process whose default files are named from the workflow's folder, not from the tool's."""
     if below.folder == reader.library.folder:
         return process
-    shift = below.folder.relative_to(reader.library.folder)
-
-    def moved(value: Any) -> Any:
-        if isinstance(value, list):
-            return [moved(item) for item in value]
-        if isinstance(value, dict):
-            found = {key: moved(item) for key, item in value.items()}
-            if value.get("class") in {"File", "Directory"}:
-                found |= {key: str(shift / value[key]) for key in ("path", "location") if isinstance(value.get(key), str)}
-            return found
-        return value
-
-    inputs = [{**item, "default": moved(item["default"])} if "default" in item else item for item in process["inputs"]]
+    shift = str(below.folder.relative_to(reader.library.folder))
+    inputs = [{**item, "default": _moved(item["default"], shift)} if "default" in item else item for item in process["inputs"]]
     return {**process, "inputs": inputs}
+
+
+def _moved(value: Any, shift: str) -> Any:
+    """Return a value whose files are named from another folder, to which ``shift`` leads."""
+    if isinstance(value, list):
+        return [_moved(item, shift) for item in value]
+    if not isinstance(value, dict):
+        return value
+    found = {key: _moved(item, shift) for key, item in value.items()}
+    if value.get("class") in {"File", "Directory"}:
+        places = {key: value[key] for key in ("path", "location") if isinstance(value.get(key), str)}
+        found |= {key: os.path.normpath(f"{shift}/{place}") for key, place in places.items() if "://" not in place and not place.startswith("/")}
+    return found
 
 
 def _normal_source(item: dict[str, Any], source: Any, names: dict[str, str], reader: Reader, path: tuple[str | int, ...]) -> dict[str, Any]:

@@ -35,5 +35,5 @@ def load(path: str | os.PathLike[str], job: str | os.PathLike[str] | None = None
     if _CWL.search(text):
         from kale_magic.formats import cwl_read
 
-        return cwl_read.load(text, Path(path), None if job is None else cwl_read.load_job(Path(job)))
+        return cwl_read.load(text, Path(path), None if job is None else cwl_read.load_job(Path(job), Path(path).parent))
     return native.load(text, name)

@@ -27,7 +27,7 @@ from pathlib import Path
 from kale_magic.formats import cwl_read
 from kale_magic.model import dataflow
 tool, _, process = sys.argv[1].partition("#")
-job = cwl_read.load_job(Path(sys.argv[2])) if sys.argv[2] else None
+job = cwl_read.load_job(Path(sys.argv[2]), Path(tool).parent) if sys.argv[2] else None
 workflow = cwl_read.load(Path(tool).read_text(), Path(tool), job, process)
 plan = dataflow.resolve(workflow)
 os.chdir(Path(tool).parent)

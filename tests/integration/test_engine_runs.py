@@ -6,6 +6,7 @@ import signal
 import time
 from pathlib import Path
 
+import nbformat
 import pytest
 
 from kale_magic import Workflow
@@ -122,6 +123,19 @@ def test_what_an_engine_cannot_do_is_refused_before_anything_starts(place):
         ((), "Step b has --executor local"),
     ):
         assert said in kale(place, "run", "w.yaml", "--engine", "snakemake", *words, code=2).stderr
+
+
+@pytest.mark.slow
+def test_an_engine_asks_nobody_at_a_gate_and_runs_notebooks(place):
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("y = x + 1")]), place / "other.ipynb")
+    wf = Workflow("w", folder=place)
+    wf.step("look", "x = n", gate=True, params={"n": 3}, outputs=["x"])
+    wf.step("book", notebook="other.ipynb", inputs=["x"], outputs=["y"])
+    wf.to_yaml(place / "w.yaml")
+    assert "Step look is a gate, and snakemake asks nobody. Run it by Kale" in kale(place, "run", "w.yaml", "--engine", "snakemake", code=1).stderr
+    found = json.loads(kale(place, "run", "w.yaml", "--engine", "snakemake", "--gates", "continue", "--json").stdout)
+    assert {name: step["state"] for name, step in found["steps"].items()} == {"look": "completed", "book": "completed"}
+    assert json.loads((place / ".kale/runs" / found["run"] / "steps/book/outputs/y.json").read_text()) == 4
 
 
 def test_an_engine_that_is_not_there_fails_the_run_with_the_way_out(place, monkeypatch):

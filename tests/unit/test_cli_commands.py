@@ -564,6 +564,20 @@ def test_check_warns_of_what_a_person_would_rather_know(tmp_path, monkeypatch, c
     assert len([line for line in found["warnings"] if "no cores and no memory" not in line]) == 7  # b's result is used by nobody, and b has a child
 
 
+def test_check_warns_of_a_file_that_a_step_makes_for_which_nobody_waits(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    notebook(
+        tmp_path / "w.ipynb",
+        "%kale_workflow w",
+        "%%kale_step a --files-out t.csv,u.csv\n1",
+        "%%kale_step b --files-in t.csv\n1",
+        "%%kale_step c --after a --outputs x\nx = 1",
+        "%%kale_step d --files-in u.csv\nx",
+    )
+    assert main(["check", "w.ipynb", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["warnings"] == ["step b reads t.csv, which a makes, and does not wait for it: --after a"]
+
+
 def test_check_warns_of_kernels_without_version_and_steps_without_resources(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     notebook(

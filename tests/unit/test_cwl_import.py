@@ -82,3 +82,30 @@ def test_common_blocks_need_nothing_but_themselves():
     names = dataflow.analyse("\n".join(cwl_read.common_blocks().values()))
     assert not names.free
     assert "cwl_step" in names.assigned
+
+
+def test_requirements_of_a_job_win_and_formats_are_written_out(tmp_path):
+    (tmp_path / "x.cwl").write_text(
+        "cwlVersion: v1.2\nclass: CommandLineTool\n$namespaces: {edam: 'http://edamontology.org/'}\nbaseCommand: env\n"
+        "requirements: {EnvVarRequirement: {envDef: {A: tool}}}\ninputs: {f: {type: File, format: edam:format_1}}\noutputs: []\n"
+    )
+    (tmp_path / "f.txt").write_text("")
+    (tmp_path / "job.yml").write_text("f: {class: File, location: f.txt, format: edam:format_2}\ncwl:requirements: [{class: EnvVarRequirement, envDef: [{envName: A, envValue: job}]}]\n")
+    step = load(tmp_path / "x.cwl", tmp_path / "job.yml").steps["x"]
+    assert "{'envDef': {'A': 'job'}}" in step.code
+    assert "'format': 'http://edamontology.org/format_1'" in step.code
+    assert step.params["f"]["format"] == "http://edamontology.org/format_2"
+    (tmp_path / "job.yml").write_text("f: {class: File, location: f.txt}\ncwl:requirements: [{class: DockerRequirement, dockerPull: x}]\n")
+    with pytest.raises(FormatError, match="DockerRequirement.*containers are not run"):
+        load(tmp_path / "x.cwl", tmp_path / "job.yml")
+
+
+def test_files_of_a_job_are_named_from_its_own_folder(tmp_path):
+    (tmp_path / "x.cwl").write_text("cwlVersion: v1.2\nclass: CommandLineTool\nbaseCommand: cat\ninputs: {f: File}\noutputs: []\n")
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs/job.yml").write_text("f: {class: File, location: data/f.txt, secondaryFiles: [{class: File, path: g.txt}]}\n")
+    given = load(tmp_path / "x.cwl", tmp_path / "jobs/job.yml").steps["x"].params["f"]
+    assert (given["location"], given["secondaryFiles"][0]["path"]) == ("jobs/data/f.txt", "jobs/g.txt")
+    (tmp_path / "jobs/job.yml").write_text("f: {class: File, location: ../../f.txt}\n")
+    with pytest.raises(FormatError, match="leads out of the workflow's folder"):
+        load(tmp_path / "x.cwl", tmp_path / "jobs/job.yml")

@@ -41,7 +41,8 @@ def cwl_file(value, base="."):
         else:
             os.makedirs(place, exist_ok=True)
             for item in cwl_file(found.get("listing", []), base):
-                cwl_stage(item, os.path.join(place, item["basename"]))
+                for part in [item, *item.get("secondaryFiles", [])]:
+                    cwl_stage(part, os.path.join(place, part["basename"]))
     place = unquote(place.removeprefix("file://")) if "location" in found and "path" not in found else place
     path = os.path.abspath(os.path.join(base, place))
     if not os.path.exists(path):
@@ -75,6 +76,48 @@ def cwl_stage(item, target, is_writable=False):
         shutil.copytree(item["path"], target)
     else:
         shutil.copyfile(item["path"], target)
+
+
+def cwl_renamed(value):
+    """Return files that have another name than on the disk, or that go along from elsewhere, as links side by side."""
+    if isinstance(value, list):
+        return [cwl_renamed(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if value.get("class") not in {"File", "Directory"}:
+        return {key: cwl_renamed(item) for key, item in value.items()}
+    parts = [value, *value.get("secondaryFiles", [])]
+    if all(part["path"] == os.path.join(value["dirname"], part["basename"]) for part in parts):
+        return value
+    words = json.dumps([[part["path"], part["basename"]] for part in parts])
+    folder = os.path.abspath(os.path.join("cwl", ".renamed", format(abs(hash(words)), "x")))
+    for part in parts:
+        target = os.path.join(folder, cwl_inside(part["basename"]))
+        cwl_stage(part, target)
+        value = cwl_moved(value, part["path"], target)
+    return value
+
+
+def cwl_inside(name):
+    """Return a name within the tool's folder; one that leads out of it is refused."""
+    if os.path.isabs(name) or ".." in name.split("/"):
+        raise CwlError(f"the name {name!r} leads out of the tool's folder")
+    return name
+
+
+def cwl_moved(value, old, new):
+    """Return inputs in which a staged file has its new path."""
+    if isinstance(value, list):
+        return [cwl_moved(item, old, new) for item in value]
+    if isinstance(value, dict):
+        moved = {key: cwl_moved(item, old, new) for key, item in value.items()}
+        if value.get("path") == old:
+            root, extension = os.path.splitext(os.path.basename(new))
+            moved.update(path=new, location=f"file://{new}", basename=os.path.basename(new), dirname=os.path.dirname(new))
+            if value.get("class") == "File":
+                moved.update(nameroot=root, nameext=extension)
+        return moved
+    return value
 
 
 # -- expressions ---------------------------------------------------------------------------------------

@@ -22,22 +22,24 @@ def cwl_inputs(tool, given, script):
             raise CwlError(f"input {item['id']} of {tool['name']} {what}")
         inputs[item["id"]] = value
     for item in tool["inputs"]:
-        inputs[item["id"]] = cwl_load(item, cwl_renamed(inputs[item["id"]]), inputs, script)
+        cwl_format(item, inputs[item["id"]], {"inputs": inputs, "self": None}, script)
+        inputs[item["id"]] = cwl_renamed(cwl_load(item, cwl_renamed(inputs[item["id"]]), inputs, script))
     return inputs
 
 
-def cwl_renamed(value):
-    """Return files with another name than on the disk as links of that name."""
+def cwl_format(item, value, context, script):
+    """Refuse a file whose format is not the one that an input asks for; a file that says none is taken."""
+    kind = cwl_choose(item["type"], value)
     if isinstance(value, list):
-        return [cwl_renamed(item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    if value.get("class") != "File" or value["basename"] == os.path.basename(value["path"]):
-        return {key: cwl_renamed(item) for key, item in value.items()}
-    folder = os.path.abspath(os.path.join("cwl", ".renamed", format(abs(hash(value["path"])), "x")))
-    target = os.path.join(folder, cwl_inside(value["basename"]))
-    cwl_stage(value, target)
-    return cwl_moved(value, value["path"], target)
+        for one in value:
+            cwl_format({**item, "type": kind.get("items", "Any") if isinstance(kind, dict) else "Any"}, one, context, script)
+    elif isinstance(value, dict) and value.get("class") == "File":
+        wanted = cwl_eval(item.get("format"), context, script)
+        if wanted and value.get("format") and value["format"] not in (wanted if isinstance(wanted, list) else [wanted]):
+            raise CwlError(f"{value['basename']} is of the format {value['format']}, and {wanted} is asked for")
+    elif isinstance(value, dict) and isinstance(kind, dict) and kind.get("type") == "record":
+        for field in kind["fields"]:
+            cwl_format(field, value.get(field["name"]), context, script)
 
 
 def cwl_load(item, value, inputs, script):
@@ -112,9 +114,11 @@ def cwl_run(tool, given, folder):
     context = {"inputs": inputs, "self": None, "runtime": {}}
     cores = cwl_eval(asked.get("coresMin", asked.get("coresMax", 1)), context, script)
     memory = cwl_eval(asked.get("ramMin", asked.get("ramMax", 256)), context, script)
+    space = {f"{key}Size": cwl_eval(asked.get(f"{key}Min", asked.get(f"{key}Max", 1024)), context, script) for key in ("outdir", "tmpdir")}
     temporary = f"{folder}.tmp"
     os.makedirs(temporary, exist_ok=True)
-    context["runtime"] = {"outdir": folder, "tmpdir": temporary, "cores": -(-cores // 1), "ram": -(-memory // 1), "outdirSize": 1024, "tmpdirSize": 1024}
+    sizes = {key: int(-(-amount // 1)) for key, amount in {"cores": cores, "ram": memory, **space}.items()}
+    context["runtime"] = {"outdir": folder, "tmpdir": temporary, **sizes}
     if tool["class"] == "Workflow":
         return cwl_workflow(tool, inputs, folder, script)
     if tool["class"] == "ExpressionTool":
@@ -160,28 +164,6 @@ def cwl_work_folder(requirement, context, script, folder):
                 target = os.path.join(folder, cwl_inside(name if name and part is whole else part["basename"]))
                 cwl_stage(part, target, is_writable)
                 context["inputs"] = cwl_moved(context["inputs"], part["path"], target)
-
-
-def cwl_inside(name):
-    """Return a name within the tool's folder; one that leads out of it is refused."""
-    if os.path.isabs(name) or ".." in name.split("/"):
-        raise CwlError(f"the name {name!r} leads out of the tool's folder")
-    return name
-
-
-def cwl_moved(value, old, new):
-    """Return inputs in which a staged file has its new path."""
-    if isinstance(value, list):
-        return [cwl_moved(item, old, new) for item in value]
-    if isinstance(value, dict):
-        moved = {key: cwl_moved(item, old, new) for key, item in value.items()}
-        if value.get("path") == old:
-            root, extension = os.path.splitext(os.path.basename(new))
-            moved.update(path=new, location=f"file://{new}", basename=os.path.basename(new), dirname=os.path.dirname(new))
-            if value.get("class") == "File":
-                moved.update(nameroot=root, nameext=extension)
-        return moved
-    return value
 
 
 def cwl_execute(tool, needs, context, script, folder):
