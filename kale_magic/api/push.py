@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from kale_magic.api.find import Target
     from kale_magic.api.visits import Visits
 
-_NO_KERNEL = frozenset({"shell", "script"})
+NO_KERNEL = frozenset({"shell", "script"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,7 +67,7 @@ def push(visits: Visits, target: Target, given: Mapping[str, object], files: Map
         replace_files(target, Path(str(visits.client.status(target.run)["workflow_folder"])), files, who())
         if not given:
             return Pushed(names=tuple(files), is_edit=True, stale=_dependants(visits, target))
-    if target.live is not None and target.kind not in _NO_KERNEL:
+    if target.live is not None and target.kind not in NO_KERNEL:
         visits.push(target, given, who())
         return Pushed(names=tuple(given), is_edit=False)
     if target.client is not None:  # its files are there, and what is here is a copy
