@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from kale_magic.api.find import Target
     from kale_magic.api.visits import Visits
 
-_NO_KERNEL = frozenset({"shell", "script"})
+NO_KERNEL = frozenset({"shell", "script"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +61,7 @@ def push(visits: Visits, target: Target, given: Mapping[str, object], files: Map
     for name in given:
         if not name.isidentifier():
             raise UsageError(f"{name!r} is no name of a variable.", "Write NAME, or NAME=VALUE; of a file that the step made, NAME=FILE.")
-    is_open = target.live is not None and target.kind not in _NO_KERNEL
+    is_open = target.live is not None and target.kind not in NO_KERNEL
     if target.client is not None and (files or not is_open):  # its files are there, and what is here is a copy
         raise UsageError(f"{target} {target.doing} on {target.client.host}: from here, values go into a running kernel only.", f"There: jupyter kale push {target} ...")
     if files:
