@@ -33,7 +33,7 @@ class Asks(Protocol):
     def host(self) -> str:
         """The login host whose manager this is; empty for this machine's."""
 
-    def status(self, run: str | None = None) -> dict[str, Any]:
+    def status(self, run: str | None = None, *, brief: bool = False) -> dict[str, Any]:
         """Return a run's status."""
 
     def runs(self, folder: str | Path | None = None, limit: int = 100) -> list[dict[str, Any]]:
@@ -215,9 +215,24 @@ def find_step(client: Asks, text: str, scope: Scope, *, is_acting: bool = False)
     if address.selector is None:
         return found
     points = points_of(client, found.run, address.step)
+    if not points and run is None and (older := _newest_sweep(client, address.step, scope)) is not None:
+        found, points = older  # one point was run again since, as a run of its own
     if not points:
         raise UsageError(f"{address.step} is no sweep.", f"Write {address.step}.")
     return where_in(client, found.run, address.step, resolve_point(address.selector, points, step=address.step))
+
+
+def _newest_sweep(client: Asks, step: str, scope: Scope) -> tuple[Target, list[dict[str, object]]] | None:
+    """Return the step in the newest run in which it has points, and these."""
+    for item in scope.runs(client):
+        try:
+            found = where_in(client, str(item["run"]), step)
+            points = points_of(client, found.run, step)
+        except (UnknownStepError, UsageError):
+            continue
+        if points:
+            return found, points
+    return None
 
 
 def one_job(client: Asks, target: Target) -> Target:
@@ -257,12 +272,10 @@ def refuse_without_kernel(target: Target) -> None:
 
 def points_of(client: Asks, run: str, step: str) -> list[dict[str, object]]:
     """Return the swept parameters of each point of a step in a run, in point order; empty when it is no sweep."""
-    status = client.status(run)
-    try:
-        points: Mapping[str, Any] = status["steps"][step].get("points") or {}
-    except KeyError:
-        raise UnknownStepError(f"Run {run} has no step {step}.", _suggest(step, status["steps"])) from None
-    if not points:
+    status = client.status(run, brief=True)
+    if step not in status["steps"]:
+        raise UnknownStepError(f"Run {run} has no step {step}.", _suggest(step, status["steps"]))
+    if "points" not in status["steps"][step]:
         return []
     from kale_magic.api import mirror
 

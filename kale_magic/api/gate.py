@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kale_magic.api.push import who
+from kale_magic.api.push import NO_KERNEL, who
 from kale_magic.errors import UsageError
 from kale_magic.model.literals import to_literal
+from kale_proxy import gate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from kale_magic.api.find import Target
     from kale_magic.api.visits import Visits
@@ -23,6 +25,11 @@ def asked(visits: Visits, target: Target) -> dict[str, Any]:
     UsageError
         It waits for nobody.
     """
+    if target.kind in NO_KERNEL:
+        question = gate.look(_files(target))
+        if question is None or target.is_final:
+            raise UsageError(f"{target} {target.doing}: it waits for nobody.")
+        return question
     is_live = target.live is not None or target.reach is not None
     found: dict[str, Any] = visits.ask_agent(target, "gate") if is_live else {"ok": False}
     if not found.get("ok"):
@@ -58,7 +65,7 @@ def go_on(
     UsageError
         It waits for nobody, or for something else.
     """
-    if target.state == "gated" and target.live is None:  # nothing was allocated for it yet
+    if target.state == "gated" and target.live is None and not (target.kind in NO_KERNEL and gate.look(_files(target))):  # nothing was allocated for it yet
         if answer is not None:
             raise UsageError(f"{target} is at a gate and asks no question.", "Give it variables: --set x=3.")
         literals = {name: to_literal(value, name) for name, value in values.items()}
@@ -77,9 +84,20 @@ def go_on(
         if answer is not None:
             raise UsageError(f"{target} is at a gate and asks no question.", "Give it variables: --set x=3.")
         decision["set"] = {name: to_literal(value, name) for name, value in values.items()}
-    if not visits.ask_agent(target, "continue", decision=decision).get("ok"):
+    if target.kind in NO_KERNEL:
+        is_done = gate.decide(_files(target), decision)
+    else:
+        is_done = bool(visits.ask_agent(target, "continue", decision=decision).get("ok"))
+    if not is_done:
         raise UsageError(f"{target} {target.doing}: somebody else has let it go on.")
     return f"goes on{_shown(decision.get('set', {}))}"
+
+
+def _files(target: Target) -> Path:
+    """Return the folder in which a step without a kernel asks; raises UsageError where it is another host's."""
+    if target.client is not None:
+        raise UsageError(f"{target} is a shell step on another host.", "Answer it there: jupyter kale continue.")
+    return target.folder
 
 
 def _shown(literals: Mapping[str, str]) -> str:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from kale_magic.api.find import Target
     from kale_magic.api.visits import Visits
 
-_NO_KERNEL = frozenset({"shell", "script"})
+NO_KERNEL = frozenset({"shell", "script"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,17 +61,18 @@ def push(visits: Visits, target: Target, given: Mapping[str, object], files: Map
     for name in given:
         if not name.isidentifier():
             raise UsageError(f"{name!r} is no name of a variable.", "Write NAME, or NAME=VALUE; of a file that the step made, NAME=FILE.")
+    is_open = target.live is not None and target.kind not in NO_KERNEL
+    if target.client is not None and (files or not is_open):  # its files are there, and what is here is a copy
+        raise UsageError(f"{target} {target.doing} on {target.client.host}: from here, values go into a running kernel only.", f"There: jupyter kale push {target} ...")
     if files:
         if target.state not in {"completed", "cached"}:
             raise UsageError(f"{target} {target.doing}: only files of a completed step are replaced.")
         replace_files(target, Path(str(visits.client.status(target.run)["workflow_folder"])), files, who())
         if not given:
             return Pushed(names=tuple(files), is_edit=True, stale=_dependants(visits, target))
-    if target.live is not None and target.kind not in _NO_KERNEL:
+    if is_open:
         visits.push(target, given, who())
         return Pushed(names=tuple(given), is_edit=False)
-    if target.client is not None:  # its files are there, and what is here is a copy
-        raise UsageError(f"{target} {target.doing} on {target.client.host}: from here, values go into a running kernel only.", f"There: jupyter kale push {target} ...")
     if target.live is not None or target.state in {"running", "paused"}:
         _change_params(target, given)
         return Pushed(names=tuple(given), is_edit=False)

@@ -63,10 +63,18 @@ def job_script(spec: JobSpec, environment: Environment) -> str:
     """Return ``job.sh``."""
     point = "" if spec.point is None else f"[{spec.point}]"
     added = [f"export {name}={shlex.quote(value)}" for name, value in spec.env.items()]
-    return "\n".join([
-        "#!/bin/bash",
+    about = [
         f"# Step {spec.step}{point} of run {spec.run}, attempt {spec.attempt}. Kale ran it in a process that was warm already;",
         "# this script does the same by hand: bash job.sh",
+    ]
+    if spec.lane is not None:
+        about = [
+            f"# A kernel for the points of step {spec.step} of run {spec.run}; Kale handed them to it, and to others like it, while it ran.",
+            "# This script runs those that it began with.",
+        ]
+    return "\n".join([
+        "#!/bin/bash",
+        *about,
         f"cd {shlex.quote(spec.cwd)} || exit 1",
         *shell_lines(environment),
         *added,

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from kale_magic.abc import Executor, QueueLine
@@ -214,8 +216,12 @@ class LaneExecutor(Executor):
     # -- questions ---------------------------------------------------------------------------------------
 
     def script(self, ticket: Ticket) -> str:
-        """Return the script by which a person can run the job."""
-        return self.inner.script(ticket)
+        """Return the script by which a person can run the job; of a point, that of the kernel it would begin in."""
+        if not ticket.shares_kernel:
+            return self.inner.script(ticket)
+        spec = ticket.spec()
+        lane = replace(spec, point=None, folder=os.path.dirname(spec.folder), lane=1)
+        return self.inner.script(replace(ticket, spec=lambda: lane, point=None))
 
     async def survey(self, *, is_all: bool) -> list[dict[str, Any]]:
         """Return the batch system's own queue."""

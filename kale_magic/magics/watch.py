@@ -104,6 +104,9 @@ def stop(session: KaleMagics, request: Request) -> None:
     session.client.stop(target.run, target.step, target.point)
     if _comes(lambda: where_in(session.client, target.run, target.step, target.point).state != "running"):
         target = where_in(session.client, target.run, target.step, target.point)
+        if target.is_final:  # a point of a sweep that shares kernels leaves none
+            print(f"{target} {target.doing}.")
+            return
         print(f"{target} {target.doing}. Look inside: %%kale_attach {target}. End it: %kale_cancel {target}")
     else:
         print(f"{target} was asked to stop; it does when its present call returns. End it: %kale_cancel {target}")

@@ -23,7 +23,7 @@ from kale_magic.manager.context import RunContext
 from kale_magic.manager.graph import attempt_uuid, expand
 from kale_magic.manager.listing import listing
 from kale_magic.manager.pools import unknown as no_such_pool
-from kale_magic.manager.runfolder import add_git_state
+from kale_magic.manager.runfolder import add_git_state, note_decision
 from kale_magic.manager.submission import Submission
 from kale_magic.manager.views import run_line, run_text
 from kale_magic.model.run import Job, Verb
@@ -334,10 +334,13 @@ class Requests:
         if step is None:
             raise UsageError("continue: a step is needed.")
         decision = {str(name): str(text) for name, text in dict(fields.get("set") or {}).items()}
-        names = self._service.proceed(run, step, point, decision, _text(fields, "by") or "")
+        by = _text(fields, "by") or ""
+        names = self._service.proceed(run, step, point, decision, by)
         if not names:
             raise UsageError(f"`{step}` of run {run.record.id} is {run.machine.state(step).value}: it waits for nobody.")
         await self._service.committed()
+        folders = [run.context.folder(job) for job in run.machine.find(step, point) if job.address in names]
+        await asyncio.to_thread(note_decision, folders, by, decision)
         return {"continued": names}
 
     async def _freeze(self, fields: dict[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from kale_magic.version import __version__
 from kale_proxy.values import write_atomic
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -84,6 +84,19 @@ def add_git_state(folder: Path, workflow_folder: Path) -> None:
     with contextlib.suppress(OSError, ValueError):  # the folder was removed meanwhile, or its disk is full
         known = json.loads(path.read_text(encoding="utf-8"))
         write_atomic(path, (json.dumps({**known, "git": found}, indent=1) + "\n").encode())
+
+
+def note_decision(folders: Iterable[str], by: str, decision: Mapping[str, str]) -> None:
+    """Add who let jobs go on that were at a gate before they were queued, and with what, to the events in their folders.
+
+    As a step does that waits with its inputs loaded; under a word of its own, since nothing runs yet.
+    """
+    line = json.dumps({"at": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"), "event": "continued", "by": by, "set": dict(decision)})
+    for folder in folders:
+        with contextlib.suppress(OSError):  # it is in the manager's store too
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+            with open(os.open(f"{folder}/events.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "w", encoding="utf-8") as file:
+                file.write(line + "\n")
 
 
 def unwritable(folder: Path, exc: OSError) -> SubmitError:

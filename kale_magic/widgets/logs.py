@@ -8,7 +8,7 @@ from traitlets import Dict
 
 from kale_magic.errors import UsageError
 from kale_magic.render.ansi import ANSI_STYLE, ansi_to_html
-from kale_magic.render.words import escape
+from kale_magic.render.words import escape, plain
 from kale_magic.widgets._page import script
 from kale_magic.widgets.jobs import JobPart
 from kale_magic.widgets.viewmodel import logs
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from kale_magic.widgets.viewmodel.focus import Job
 
 _FILES = {"out": "stdout.log", "err": "stderr.log"}
+_TEXT_LINES = 40
 _KEPT = 200  # pieces for a page that comes late
 
 
@@ -93,9 +94,21 @@ class Logs(JobPart):
         src = next(key for key, name in _FILES.items() if name == path.name)
         self.send({"t": "piece", "id": message.get("id"), "src": src, "text": piece.text, "start": piece.start, "line": line, "at": at})
 
+    def _ends(self) -> dict[str, str]:
+        whole = {src: "".join(part[1] for part in self.tail.get("parts", ()) if part[0] == src) for src in _FILES}
+        return {src: text[-logs.WINDOW :] for src, text in whole.items()}
+
+    def text(self) -> str:
+        """Return the last lines of the logs."""
+        lines = [str(self.job.get("label") or "no run yet")]
+        for src, end in self._ends().items():
+            last = plain(_settled(end)).splitlines()[-_TEXT_LINES:]
+            lines += [f"-- {_FILES[src]}", *last] if last else []
+        return "\n".join(lines)
+
     def static(self) -> str:
         """Return the ends of the logs as HTML."""
-        texts = {src: "".join(part[1] for part in self.tail.get("parts", ()) if part[0] == src)[-logs.WINDOW :] for src in _FILES}
+        texts = self._ends()
         blocks = [f"<div>{_FILES[src]}</div><pre>{ansi_to_html(_settled(text))}</pre>" for src, text in texts.items() if text]
         return f"<style>{ANSI_STYLE}</style><div><b>{escape(self.job.get('label'))}</b></div>" + "".join(blocks)
 

@@ -262,6 +262,14 @@ class Step(Part):
             return gates.go_on(self.desk, self.desk.selected, values=str(message.get("set") or ""), answer=answer if isinstance(answer, str) else None)
         return None
 
+    def text(self) -> str:
+        """Return what the panel says as text."""
+        if not self.view.get("name"):
+            return super().text()
+        rows = [*self.view["facts"], *self.view["swept"], *self.view["params"]]
+        head = " ".join(filter(None, [self.view["label"], self.view["state"], self.view["reason"]]))
+        return "\n".join([head, *(f"  {key}: {value}" for key, value in rows)])
+
     def static(self) -> str:
         """Return what the panel says as HTML."""
         from kale_magic.widgets.static_html import panel_html

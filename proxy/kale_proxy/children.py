@@ -5,6 +5,7 @@ What only some of them need is imported there: a batch job that is a shell step 
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import json
 import os
@@ -120,7 +121,7 @@ def _run(app: StepApp | None, spec: JobSpec, live: Path, link: socket.socket) ->
         else:
             from kale_proxy import shellrun
 
-            shellrun.run(spec, live)
+            shellrun.run(spec, live, lambda state, reason: _tell(link, state, reason))
     except (claim.ClaimTaken, parents.ParentNotDone) as exc:
         _say(str(exc))
         return attempt.REFUSED
@@ -134,6 +135,11 @@ def _run(app: StepApp | None, spec: JobSpec, live: Path, link: socket.socket) ->
         _say(traceback.format_exc())
         return attempt.BROKEN
     return 0
+
+
+def _tell(link: socket.socket, state: str, reason: str) -> None:
+    with contextlib.suppress(OSError):
+        link.sendall(attempt.state_line(state, reason))
 
 
 _raw_log = 2

@@ -303,7 +303,7 @@ class LaneRun(StepRun):
         usage, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
         cpu = usage.ru_utime + usage.ru_stime + children.ru_utime + children.ru_stime
         peak = max(usage.ru_maxrss, children.ru_maxrss) * 1024
-        write_sample(self.lane, round(cpu, 3), peak, kernel=self._number)
+        write_sample(self.lane, round(cpu, 3), peak)
         write_event(self.lane, "ended", state=result.state, reason=result.reason, kernel=self._number)
         self.writer.sync()
         self.writer.close()

@@ -68,6 +68,7 @@ class Pack:
         self._ends: dict[int, tuple[int, _Place]] = {}  # point -> (attempt, place); the newest attempt counts
         self._outs: dict[tuple[int, int], list[_Place]] = {}  # (point, attempt) -> places
         self._begun: dict[int, int] = {}  # point -> newest attempt
+        self._begins: dict[int, _Place] = {}
         self._metrics: dict[int, list[_Place]] = {}
 
     def refresh(self) -> bool:
@@ -106,6 +107,8 @@ class Pack:
         if kind == b"out":
             self._outs.setdefault((point, attempt), []).append(place)
             return
+        if kind == b"begin" and attempt >= self._begun.get(point, 0):
+            self._begins[point] = place
         self._begun[point] = max(attempt, self._begun.get(point, 0))
         if kind == b"end" and attempt >= self._ends.get(point, (0, place))[0]:
             self._ends[point] = attempt, place
@@ -127,6 +130,14 @@ class Pack:
         return b"".join(
             line.replace(match[1], b"", 1) for line in data.splitlines(keepends=True) if (match := _METRIC.match(line))
         ).decode("utf-8", "replace")
+
+    def began(self, point: int) -> tuple[str, int]:
+        """Return when a point's newest attempt began, and the number of the kernel that it began in."""
+        place = self._begins.get(point)
+        if place is None:
+            return "~", 0
+        match = _FILE.fullmatch(os.path.basename(place.path))
+        return str(_line_at(place)["at"]), int(match[1]) if match else 0
 
     def text(self, point: int, name: str) -> str:
         """Return what a point's newest attempt has printed so far, ``stdout`` or ``stderr``."""
@@ -178,6 +189,8 @@ def log(folder: Path, name: str) -> str | None:
         return pack.text(point, name.partition(".")[0])
     if name == METRICS:
         return pack.metrics(point)
+    if name == "resources.jsonl":
+        return _samples(pack, point)
     if name == "events.jsonl":
         return _events(pack.folder / name, point)
     return None
@@ -320,6 +333,20 @@ class _Bytes:
 def _end(folder: Path) -> dict[str, Any] | None:
     found = of(folder)
     return None if found is None else found[0].end(found[1])
+
+
+def _samples(pack: Pack, point: int) -> str:
+    """Return the samples of the kernel that ran a point, of the time in which it did."""
+    began, kernel = pack.began(point)
+    ended = (pack.end(point) or {"result": {}})["result"].get("ended_at") or "~"
+    found = []
+    with contextlib.suppress(OSError), open(f"{pack.folder}/resources.jsonl", encoding="utf-8") as stream:
+        for line in stream:
+            with contextlib.suppress(ValueError, KeyError, AttributeError):
+                sample = json.loads(line)
+                if sample["kernel"] == kernel and began <= sample["at"] <= ended:
+                    found.append(line)
+    return "".join(found)
 
 
 def _events(path: Path, point: int) -> str:

@@ -46,7 +46,8 @@ def write_event(spec: JobSpec, event: str, **data: object) -> None:
 
 def write_sample(spec: JobSpec, cpu_s: float, rss_bytes: int, **data: Any) -> None:
     """Append one line to ``resources.jsonl``; a full disk loses samples, not the step."""
-    line = json.dumps({"at": now(), "cpu_s": cpu_s, "rss_bytes": rss_bytes, **data}) + "\n"
+    kernel = {} if spec.lane is None else {"kernel": spec.lane}
+    line = json.dumps({"at": now(), "cpu_s": cpu_s, "rss_bytes": rss_bytes, **kernel, **data}) + "\n"
     with contextlib.suppress(OSError):
         fd = os.open(Path(spec.folder) / "resources.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:

@@ -27,15 +27,21 @@ from kale_proxy.record import (
     write_sample,
 )
 from kale_proxy.recorder import CELL_PREFIX, Recorder
+from kale_proxy.shellask import Desk, preamble
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kale_proxy.spec import JobResult, JobSpec
 
 _LOG_SHOWN = 4 << 20
 
 
-def run(spec: JobSpec, live: Path) -> JobResult:
-    """Run the step in this process's child and write its record; the result is on disk when this returns."""
+def run(spec: JobSpec, live: Path, tell: Callable[[str, str], None] = lambda *_: None) -> JobResult:
+    """Run the step in this process's child and write its record; the result is on disk when this returns.
+
+    ``tell`` gets state and reason when the script asks a person.
+    """
     claim.take(spec)
     started_at = now()
     folder = Path(spec.folder)
@@ -45,6 +51,9 @@ def run(spec: JobSpec, live: Path) -> JobResult:
         environment = {**os.environ, **spec.env, **job_environment(spec), **shell_variables(spec)}
         require_files(spec)
         command = write_script(spec)
+        desk = Desk(spec, live, tell) if is_asking(spec) else None
+        if desk is not None:
+            environment |= desk.open()
         if spec.container is not None:
             from kale_proxy.container import ContainerError, wrap
 
@@ -64,6 +73,8 @@ def run(spec: JobSpec, live: Path) -> JobResult:
             return _finish(spec, new_result(spec, "failed", started_at, exit_code=127, reason=reason))
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a stop is for the shell; we record how it ended
         code = child.wait()
+        if desk is not None:
+            desk.close()
     return _finish(spec, _judge(spec, code, started_at, is_stopped=(live / "stop").exists()))
 
 
@@ -85,6 +96,11 @@ def shell_variables(spec: JobSpec) -> dict[str, str]:
     return found
 
 
+def is_asking(spec: JobSpec) -> bool:
+    """Whether a script may ask a person; in a container it could not reach us."""
+    return spec.kind == "shell" and spec.container is None and bool(preamble(spec.code))
+
+
 def write_script(spec: JobSpec) -> list[str]:
     """Write what bash runs into the step's folder and return the command."""
     path = Path(spec.folder) / "step.sh"
@@ -94,7 +110,7 @@ def write_script(spec: JobSpec) -> list[str]:
         return [str(path)] if spec.code.startswith("#!") else ["bash", str(path)]
     lines = [f'  if [ -n "${{{name}+x}}" ]; then printf %s "${{{name}}}" > "$KALE_OUTPUTS/{name}.txt"; fi' for name in spec.outputs]
     save = "\n".join(["kale_save() {", "  kale_code=$?", *lines, "  exit $kale_code", "}", "trap kale_save EXIT", ""]) if lines else ""
-    values.write_atomic(path, (save + spec.code).encode())
+    values.write_atomic(path, (save + (preamble(spec.code) if is_asking(spec) else "") + spec.code).encode())
     return ["bash", "-e", "-o", "pipefail", str(path)]
 
 

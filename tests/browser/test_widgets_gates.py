@@ -98,6 +98,7 @@ def test_gates_are_opened_with_values_and_questions_answered_by_who_sits_there(
         gate.get_by_role("button", name="Continue").click()
         expect(node("early")).to_have_attribute("data-kale-state", "completed", timeout=WAIT_MS)
         assert (folder / "early" / "stdout.log").read_text() == "n 7\n"
+        expect(panel).to_contain_text(f"continued by {event['by']}, with n=7")
 
         node("swept").click()
         page.locator('.kale[data-kale="actions"]').get_by_role("button", name="Continue").click()

@@ -9,6 +9,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 
 from tests import steps
+from tests.integration.test_gpus import RECORDED
 
 expect = pytest.importorskip("playwright.sync_api", reason="Playwright is missing: pip install -e '.[test]'").expect
 
@@ -35,7 +36,9 @@ while not pathlib.Path('go').exists():
     time.sleep(0.1)""",
     "_ = get_ipython().run_line_magic('kale_submit', '')",
     "%kale_dashboard plots --step md",
+    "%kale_dashboard resources --step md",
 ]
+SHOW = 3
 
 
 @pytest.fixture(scope="module")
@@ -45,14 +48,20 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(root: Path) -> Iterator[Server]:
-    with steps.private_jupyter() as home, serve(home, root) as found:
-        yield found
+    with pytest.MonkeyPatch.context() as patch, steps.private_jupyter() as home:
+        program = home / "bin" / "nvidia-smi"
+        program.parent.mkdir()
+        program.write_text(RECORDED)
+        program.chmod(0o755)
+        patch.setenv("PATH", str(program.parent), prepend=":")
+        with serve(home, root) as found:
+            yield found
 
 
 def test_points_in_space_are_turned_and_moved_through_time(root: Path, server: Server, chromium: BrowserContext) -> None:
     write_notebook(root, "space", "python3", CELLS)
     notebook = NotebookPage(chromium, server, "lab", "space")
-    for number in range(len(CELLS)):
+    for number in range(SHOW + 1):
         notebook.run(number)
         notebook.is_idle()
     page = notebook.page
@@ -111,8 +120,14 @@ def test_points_in_space_are_turned_and_moved_through_time(root: Path, server: S
     expect(canvas).to_be_hidden()
     plots.locator(".kind").select_option("space")
 
+    notebook.run(SHOW + 1)
+    usage = page.locator('.kale[data-kale="resources"]')
+    for title in ("node: GPUs busy, %: gpu 0, gpu 1", "node: GPU memory, GB: gpu 0, gpu 1", "this host: GPU power, W: gpu 0, gpu 1", "this host: disk, MB/s: read, written"):
+        expect(usage.locator(f"svg[aria-label='{title}']")).to_be_visible(timeout=WAIT_MS)
+    notebook.shoot("gpus")
+
     (root / "go").touch()
-    static = page.locator("[data-kale-static]")
+    static = page.locator("[data-kale-static]").first
     expect(static.locator("svg[aria-label='table.csv: 3 points, x 0 to 2, y 0 to 4, z 0 to 8, t 0 to 2']")).to_have_count(1, timeout=WAIT_MS)
     expect(plots.locator(".doing")).to_have_text("completed", timeout=WAIT_MS)
     notebook.save()

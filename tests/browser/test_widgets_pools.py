@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 
 from kale_magic.client import Client
 from tests import steps
@@ -88,6 +89,8 @@ def test_pool_is_opened_watched_and_closed(root: Path, server: Server, chromium:
     part.get_by_role("button", name="Open").click()
     expect(part.locator(".kale-say.bad")).to_contain_text("Pool fast is active already. Close it first", timeout=WAIT_MS)
     notebook.shoot("active")
+    axe = Axe().run(page, context={"include": [[".kale"]]})
+    assert not [fault["id"] for fault in axe.response["violations"] if fault["impact"] in {"serious", "critical"}]
     row.get_by_role("button", name="Close fast when it is idle").press("Enter")
     expect(row).to_have_attribute("data-state", "draining", timeout=WAIT_MS)
     expect(part.locator("tr[data-why=fast]")).to_contain_text("closes when what was submitted to it has ended")

@@ -230,6 +230,8 @@ def test_a_far_run_is_run_again_compared_tabled_and_reported_from_the_laptop(clu
         run = wf.submit()
         assert run.wait(timeout=60) == "completed", run.status()
         assert [(row["n"], row["value"], row["half"]) for row in run["square"].rows()] == [(2, 4, 2.0), (3, 9, 4.5)]
+        with pytest.raises(UsageError, match="has completed on login: from here, values go into a running kernel only"):
+            run["total"].push(total=5)
         again = run["square"].rerun({"k": 2}, downstream=True)
         assert again.wait(timeout=60) == "completed", again.status()
         assert again["total"].pull("total") == 26

@@ -81,6 +81,33 @@ def test_notebook_keeps_text_and_a_picture_for_front_ends_without_widgets(
     assert (tmp_path / "out.html").read_text().startswith("<!DOCTYPE html>")
 
 
+def test_terminal_gets_each_part_as_text(kale_home: Path, tmp_path: Path) -> None:
+    code = """
+import kale_magic
+from IPython.core.interactiveshell import InteractiveShell
+shell = InteractiveShell.instance()
+kale_magic.load_ipython_extension(shell)
+shell.run_line_magic('kale_workflow', 'eos')
+shell.run_cell_magic('kale_step', 'a --params n=3', 'from kale_magic.inside import metric\\nmetric(e=1)\\nmetric(e=2)\\nprint("hello", n)')
+run = shell.run_line_magic('kale_submit', '--wait')
+for part in ('', 'step --step a', 'logs', 'plots', 'pools', 'queue', 'resources', 'ssh'):
+    print('==', part)
+    shell.run_line_magic('kale_dashboard', part)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60, cwd=tmp_path)
+    said = dict(part.split("\n", 1) for part in done.stdout.split("== ")[1:])
+    assert "completed" in said[""]
+    assert "a completed" in said["step --step a"]
+    assert "  n: 3\n" in said["step --step a"]
+    assert said["logs"] == "a\n-- stdout.log\nhello 3\n"
+    assert "last 2, 1 to 2, 2 values" in said["plots"]
+    assert "No pool is open. Open one: %kale_pool open" in said["pools"]
+    assert "Nothing runs and nothing waits" in said["queue"]
+    assert "this host: memory" in said["resources"]
+    assert said["ssh"] == "ssh: no host, idle; REST: no service, idle\n"
+    assert "Traceback" not in done.stderr
+
+
 def test_wrong_part_is_one_line_with_the_way_out(notebook_runner: Callable[..., Any], cell_text: Callable[..., str]) -> None:
     notebook = notebook_runner(["%load_ext kale_magic", "%kale_dashboard lgos"], allow_errors=True)
     said = cell_text(notebook.cells[1])

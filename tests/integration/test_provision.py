@@ -18,13 +18,15 @@ from kale_magic.api import provision_there, wheels
 from kale_magic.errors import UsageError
 from kale_magic.version import __version__
 
+pytestmark = pytest.mark.timeout(300)  # pip from its wheel takes seconds, and many where others compute
+
 TEXT = Path(provision_there.__file__).read_text(encoding="utf-8")
 
 
 def do(operation: str, **asked: Any) -> dict[str, Any]:
     """Run the script as it runs on a host."""
     environ = {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], "PIP_INDEX_URL": "nonsense", "PYTHONPATH": "/nonsense"}
-    done = subprocess.run([sys.executable, "-I", "-S", "-c", TEXT, operation, json.dumps(asked)], capture_output=True, text=True, check=True, env=environ, timeout=60)
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", TEXT, operation, json.dumps(asked)], capture_output=True, text=True, check=True, env=environ, timeout=100)
     return dict(json.loads(done.stdout.rpartition(provision_there.MARK)[2]))
 
 

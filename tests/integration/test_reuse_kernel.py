@@ -15,6 +15,7 @@ import pytest
 
 from kale_magic import config
 from kale_magic.api import Workflow, connect
+from kale_magic.api.find import Scope, find_step
 from kale_magic.errors import StepFailed, SubmitError, UsageError
 from kale_magic.model.codec import workflow_to_dict
 from tests import steps
@@ -349,6 +350,21 @@ def test_unchanged_it_is_cached_and_an_edited_point_makes_what_used_it_stale(kal
     third = done(kale, flow())
     assert third.states() == {"fit": "cached", "total": "completed"}
     assert third["total"].pull("t") == sum(range(20)) - 4 + 1000
+
+
+def test_a_point_is_found_though_another_was_run_again_since(kale, tmp_path):
+    run = done(kale, sweep(tmp_path, "import time\ntime.sleep(1.5 if n == 1 else 0)\ny = n\n", 3, outputs=["y"]))
+    again = run["fit[2]"].rerun()
+    assert again.wait(timeout=WAIT_S) == "completed"
+    found = find_step(kale.client, "fit[1]", Scope(workflow="many", folder=tmp_path))
+    assert (found.run, found.point) == (run.name, 1)
+    assert find_step(kale.client, "fit", Scope(workflow="many", folder=tmp_path)).run == again.name
+    samples = run["fit[1]"].resources()
+    assert samples
+    assert len({sample["kernel"] for sample in samples}) == 1
+    assert "A kernel for the points of step fit" in run["fit[1]"].script()
+    scripts = kale.client.submit(workflow_to_dict(sweep(tmp_path, "2\n").model), folder=tmp_path, dry=True)["steps"]
+    assert "A kernel for the points of step fit" in scripts["fit"]["script"]
 
 
 def test_a_step_of_another_run_and_other_kinds_of_steps_gather_it(kale, tmp_path):

@@ -442,6 +442,8 @@ def test_a_gate_with_release_allocates_nothing_survives_the_manager_and_goes_on_
     assert "goes on with n=7, and is queued" in program(tmp_path, "continue", "pick", "--set", "n=7").stdout
     assert run.wait(timeout=WAIT_S) == "completed"
     assert run["pick"].logs() == "4 times 7\n"
+    (decided,) = [event for event in events(run, "pick") if event["event"] == "continued"]
+    assert (decided["set"], "@" in decided["by"]) == ({"n": "7"}, True)
 
 
 def test_a_run_keeps_the_state_of_the_repository_it_was_submitted_in(tmp_path: Path, kale: Kale, until: Callable) -> None:

@@ -19,7 +19,7 @@ class FakeClient:
     def runs(self, folder=None, limit=100):
         return [{"run": "eos-1", "state": "running"}, {"run": "old-1", "state": "completed"}][:limit]
 
-    def status(self, run=None):
+    def status(self, run=None, *, brief=False):
         assert run == "eos-1"
         points = {str(n): {"state": "running" if n == 2 else "queued", "node": "n7"} for n in range(5)}
         steps = {name: {"state": state, "node": "n1", "reason": "waits for `a`"} for name, state in self.states.items()}
