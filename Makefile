@@ -62,7 +62,7 @@ $(VENV)/.installed: pyproject.toml
 
 $(BENCH)/.installed: Makefile
 	$(call make_venv,$(BENCH))
-	$(BENCH)/bin/python -m pip install --disable-pip-version-check papermill ipykernel snakemake sshpyk
+	$(BENCH)/bin/python -m pip install --disable-pip-version-check papermill ipykernel snakemake submitit psij-python parsl snakemake-executor-plugin-slurm sshpyk
 	@touch $@
 
 $(TOIL)/.installed: Makefile

@@ -72,7 +72,7 @@ def main():
         os.chdir(home / "work")
         for part, function in PARTS.items():
             if part in options.only:
-                found = function()
+                found = function(peers) if function is batch.slurm else function()
                 print_table(function.__doc__.strip(), found)
                 figures += found
         if "peers" in options.only and peers:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from measure import Figure
+from slurm_peers import slurm_peers
 
 COUNT = 200
 _COLD = """
@@ -47,7 +48,7 @@ print(json.dumps({"seconds": time.perf_counter() - begun, "state": run.status()[
 """
 
 
-def slurm():
+def slurm(peers=None):
     """200 jobs on a real Slurm (2 nodes of 8 oversubscribed CPUs each), against bare sbatch, in turn."""
     from tests.cluster.hosts import Hosts, missing
 
@@ -68,6 +69,9 @@ def slurm():
             took = bench.kale("independent", "shell", COUNT)
             figures.append(Figure("200 shell steps: time, bare `true` = 1", took / shell, "x", target=1.5))
             figures.append(_submission(bench))
+            if peers:
+                figures.append(Figure("Kale, 200 shell steps", COUNT / took, "jobs/s"))
+                figures += slurm_peers(bench, peers, COUNT)
         finally:
             bench.close()
     return figures
