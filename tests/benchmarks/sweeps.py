@@ -40,7 +40,7 @@ def _thousand():
         files = sum(path.is_file() for path in Path(run.folder, "steps/fit").rglob("*"))
     return [
         Figure("1,000 no-op points, from submit to the end", median(rates), "points/s", 300, is_floor=True, note=spread(rates, "points/s")),
-        Figure("files that they leave", files, "", 20, note="one set, and two for each kernel"),
+        Figure("files that they leave", files, "", 10, note="one set, and two for each kernel"),
     ]
 
 

@@ -1,4 +1,4 @@
-"""What nvidia-smi prints, read back, and drawn as lines over time. The texts are those of real machines."""
+"""What nvidia-smi prints, read back, and drawn as lines over time. The texts are in the form that nvidia-smi(1) gives them; no machine with a GPU was there."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ def world(tmp_path):
         ("7|kale-ab|TIMEOUT|node1", ("ended", "failed", "the time limit of its partition was reached: ask for more by --walltime")),
         ("7|kale-ab|OUT_OF_MEMORY|node1", ("ended", "failed", "Slurm ended it: it used more memory than it asked for (--memory)")),
         ("7|kale-ab|NODE_FAIL|node1", ("lost", None, "its node failed")),
-        ("7|kale-ab|PREEMPTED|node1\n7|kale-ab|CANCELLED by 0|node2", ("ended", "cancelled", "cancelled in Slurm's queue, not by Kale (scancel, or an administrator)")),
+        ("7|kale-ab|PREEMPTED|node1\n7|kale-ab|CANCELLED by 0|node2", ("ended", "cancelled", "cancelled in Slurm's queue, not by Kale (by hand, or by an administrator)")),
         ("7|another|TIMEOUT|node1", ("lost", None, "Slurm no longer knows it, and it left no result")),  # the number was given again
         ("7|kale-ab|RUNNING|node1", ("lost", None, "Slurm no longer knows it, and it left no result")),  # nobody told the accounting of its end
         ("", ("lost", None, "Slurm no longer knows it, and it left no result")),
