@@ -55,20 +55,22 @@ def test_a_workflow_with_a_sweep_goes_through_the_queue(wf: Workflow, system: st
 def test_the_queues_reason_is_shown_and_a_job_is_visited_stopped_and_cancelled(wf: Workflow, system: str, tmp_path: Path, until: Callable) -> None:
     (tmp_path / "queue" / "slots").write_text("1")
     wf.step("first", LOOP, hold="1s")
-    wf.step("second", "pass")
-    wf.step("third", "pass")
     run = wf.submit(cache=False)
     until(lambda: run["first"].target().kernel is not None and run["first"].pull("n") > 5, "the first", 60)
+    others = Workflow("more", executor=system, folder=tmp_path / "work")  # submitted once the first has the only slot
+    others.step("second", "pass")
+    others.step("third", "pass")
+    more = others.submit(cache=False)
     if system != "flux":  # which gives no reason
-        until(lambda: "Insufficient amount of resource: ncpus" in run["second"].reason or "Job slot limit reached" in run["second"].reason, "the reason", 60)
+        until(lambda: "Insufficient amount of resource: ncpus" in more["second"].reason or "Job slot limit reached" in more["second"].reason, "the reason", 60)
     else:
-        until(lambda: "is in Flux's queue" in run["second"].reason, "the reason", 60)
-    run["third"].cancel()
-    until(lambda: run["third"].state == "cancelled", "the cancel", 60)
+        until(lambda: "is in Flux's queue" in more["second"].reason, "the reason", 60)
+    more["third"].cancel()
+    until(lambda: more["third"].state == "cancelled", "the cancel", 60)
     run["first"].stop()
     until(lambda: run["first"].state == "cancelled", "the stop", 60)
     assert run["first"].reason == "stopped by the user"
-    until(lambda: run["second"].state == "completed", "the second", 60)
+    until(lambda: more["second"].state == "completed", "the second", 60)
 
 
 def test_a_running_job_is_cancelled_with_its_reason(wf: Workflow, until: Callable) -> None:
