@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from traitlets import Dict
 
+from kale_magic.api import files
 from kale_magic.errors import UsageError
 from kale_magic.render.ansi import ANSI_STYLE, ansi_to_html
 from kale_magic.render.words import escape, plain
 from kale_magic.widgets._page import script
 from kale_magic.widgets.jobs import JobPart
 from kale_magic.widgets.viewmodel import logs
+from kale_proxy import pack
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,6 +26,22 @@ _TEXT_LINES = 40
 _KEPT = 200  # pieces for a page that comes late
 
 
+class _PackedTail:
+    """Follows what a point printed that shares its files with others (``--reuse-kernel``): its end, and what came since."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.path = folder / name  # there is none
+        self._folder, self._name, self._at = folder, name, 0
+
+    def read(self) -> logs.Piece | None:
+        before = self._at
+        text, self._at = files.since(self._folder, self._name, before)
+        if not text:
+            return None
+        shown = text[-logs.WINDOW :]
+        return logs.Piece(shown, self._at - len(shown.encode()), len(text) - len(shown) if before else 0, is_new=not before or self._at < before)
+
+
 class Logs(JobPart):
     """stdout and stderr of a job, apart or together, as they grow."""
 
@@ -32,12 +50,17 @@ class Logs(JobPart):
     tail = Dict().tag(sync=True)  # grows in place; a page that is there gets messages
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        self._tails: dict[str, logs.Tail] = {}
+        self._tails: dict[str, logs.Tail | _PackedTail] = {}
         super().__init__(*args, **options)
 
     def begin(self, job: Job | None, folder: Path | None) -> None:
         """Show another job's logs, from their ends on."""
-        self._tails = {} if folder is None or job is None else {src: logs.Tail(folder / name) for src, name in _FILES.items()}
+        if folder is None or job is None:
+            self._tails = {}
+        elif pack.of(folder) is not None:
+            self._tails = {src: _PackedTail(folder, name) for src, name in _FILES.items()}
+        else:
+            self._tails = {src: logs.Tail(folder / name) for src, name in _FILES.items()}
         pieces = {src: tail.read() for src, tail in self._tails.items()}
         found = {src: piece for src, piece in pieces.items() if piece is not None}
         self.tail = {
@@ -47,6 +70,9 @@ class Logs(JobPart):
 
     def go_on(self, _: Seen) -> None:
         """Tell what was written since."""
+        if self.folder is not None and not self._is_packed() and not (self.folder / _FILES["out"]).exists() and pack.of(self.folder) is not None:
+            self.begin(self.shown, self.folder)  # the first point of its sweep has begun
+            return
         parts: list[list[Any]] = []
         for src, tail in self._tails.items():
             piece = tail.read()
@@ -71,6 +97,8 @@ class Logs(JobPart):
             with self.desk.lock:
                 self.tail = {"parts": list(self.tail["parts"]), "start": dict(self.tail["start"]), "sent": self.tail.get("sent", 0) + 1}
             return None
+        if self._is_packed():
+            return "Points of this sweep share their files, and only what is shown here can be looked through: %kale_logs has all of it."
         paths = [self._tails[src].path for src in _FILES if src in self._tails and message.get("src") in {src, "both"}]
         paths = [path for path in paths if path.exists()]
         if not paths:
@@ -81,6 +109,9 @@ class Logs(JobPart):
         elif kind == "find":
             self._find(paths[0], str(message.get("word") or ""), message)
         return None
+
+    def _is_packed(self) -> bool:
+        return any(isinstance(tail, _PackedTail) for tail in self._tails.values())
 
     def _find(self, path: Path, word: str, message: dict[str, Any]) -> None:
         last, is_back = _number(message.get("at")), bool(message.get("back"))

@@ -89,8 +89,9 @@ shell = InteractiveShell.instance()
 kale_magic.load_ipython_extension(shell)
 shell.run_line_magic('kale_workflow', 'eos')
 shell.run_cell_magic('kale_step', 'a --params n=3', 'from kale_magic.inside import metric\\nmetric(e=1)\\nmetric(e=2)\\nprint("hello", n)')
+shell.run_cell_magic('kale_step', 'w --each p=range(3) --reuse-kernel', 'print("point", p)')
 run = shell.run_line_magic('kale_submit', '--wait')
-for part in ('', 'step --step a', 'logs', 'plots', 'pools', 'queue', 'resources', 'ssh'):
+for part in ('', 'step --step a', 'logs --step a', 'logs --step w[1]', 'plots --step a', 'pools', 'queue', 'resources', 'ssh'):
     print('==', part)
     shell.run_line_magic('kale_dashboard', part)
 """
@@ -99,8 +100,9 @@ for part in ('', 'step --step a', 'logs', 'plots', 'pools', 'queue', 'resources'
     assert "completed" in said[""]
     assert "a completed" in said["step --step a"]
     assert "  n: 3\n" in said["step --step a"]
-    assert said["logs"] == "a\n-- stdout.log\nhello 3\n"
-    assert "last 2, 1 to 2, 2 values" in said["plots"]
+    assert said["logs --step a"] == "a\n-- stdout.log\nhello 3\n"
+    assert said["logs --step w[1]"] == "w[1]\n-- stdout.log\npoint 1\n"
+    assert "last 2, 1 to 2, 2 values" in said["plots --step a"]
     assert "No pool is open. Open one: %kale_pool open" in said["pools"]
     assert "Nothing runs and nothing waits" in said["queue"]
     assert "this host: memory" in said["resources"]
