@@ -206,6 +206,12 @@ class Client:
         name = re.sub(r"[^\w.-]", "_", os.path.basename(path)) or "root"
         return os.path.normpath(os.path.join(self._home_there, re.sub(r"^~(?=/|$)", self._home_there, base), f"{name}-{mark}"))
 
+    def run_there(self, words: Iterable[str]) -> str:
+        """Return what ``jupyter kale WORDS`` prints on the login host whose manager this is; raises ManagerUnavailable if it fails."""
+        from kale_magic import _remote
+
+        return _remote.run_there(self._settings, list(words))
+
     @property
     def state_dir(self) -> Path:
         """The state folder of this machine."""

@@ -41,8 +41,6 @@ def replace_files(target: Target, home: Path, given: Mapping[str, str | Path], b
     UsageError
         The step made no such file, or one can't be read or written.
     """
-    if target.client is not None:
-        raise UsageError(f"The files of {target} are on another host.", "Push them there.")
     folder = target.files
     made = _made(folder)
     sources = {name: Path(source).expanduser() for name, source in given.items()}

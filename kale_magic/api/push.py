@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from kale_magic.api.edits import BEFORE, replace_files
 from kale_magic.api.files import require_own
+from kale_magic.api.push_there import push_there
 from kale_magic.errors import UsageError
 from kale_magic.model.literals import from_literal
 from kale_proxy import checkpoints, inside, pack, values
@@ -63,7 +64,8 @@ def push(visits: Visits, target: Target, given: Mapping[str, object], files: Map
             raise UsageError(f"{name!r} is no name of a variable.", "Write NAME, or NAME=VALUE; of a file that the step made, NAME=FILE.")
     is_open = target.live is not None and target.kind not in NO_KERNEL
     if target.client is not None and (files or not is_open):  # its files are there, and what is here is a copy
-        raise UsageError(f"{target} {target.doing} on {target.client.host}: from here, values go into a running kernel only.", f"There: jupyter kale push {target} ...")
+        found = push_there(visits.client, target, given, files or {})  # type: ignore[arg-type]
+        return Pushed(names=tuple(found["pushed"]), is_edit=bool(found["edited"]), stale=tuple(found["stale"]))
     if files:
         if target.state not in {"completed", "cached"}:
             raise UsageError(f"{target} {target.doing}: only files of a completed step are replaced.")

@@ -225,7 +225,9 @@ def _add_act_commands(commands: Any) -> None:
         commands, "push", "steer:push", "give values to a step: live parameters, variables, edited outputs", json=True, more=_STEP
     )  # fmt: skip
     push.add_argument("step", metavar="STEP")
-    push.add_argument("values", metavar="N=V", nargs="+", type=pushed, help="n=10 name='x y'; of a file that the step made, out.csv=FILE")
+    _add_host(push)
+    push.add_argument("--staged", metavar="FOLDER", help="take values also from a folder in which a push from another host has put them; it is removed then")
+    push.add_argument("values", metavar="N=V", nargs="*", type=pushed, help="n=10 name='x y'; of a file that the step made, out.csv=FILE")
     attach = _add(
         commands,
         "attach",

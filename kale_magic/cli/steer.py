@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kale_magic.cli.exits import Exit
 from kale_magic.cli.scope import here
 from kale_magic.client import Client
+from kale_magic.errors import UsageError
 
 if TYPE_CHECKING:
     import argparse
@@ -86,10 +89,17 @@ def push(arguments: argparse.Namespace, console: Console) -> int:
     from kale_magic.api.push import push as push_into
     from kale_magic.api.visits import Visits
 
-    with Client.connect() as client, contextlib.closing(Visits(client)) as visits:
+    files = {name: str(path) for name, path in arguments.values if is_file_name(name)}
+    given = {name: value for name, value in arguments.values if name not in files}
+    if arguments.staged:
+        given |= _staged(Path(arguments.staged))
+    if not given and not files:
+        raise UsageError("There is nothing to push.", "Write NAME=VALUE, or NAME=FILE for a file that the step made.")
+    with Client.connect(host=arguments.host) as client, contextlib.closing(Visits(client)) as visits:
         target = one_job(client, find_step(client, arguments.step, here(client), is_acting=True))
-        files = {name: str(path) for name, path in arguments.values if is_file_name(name)}
-        done = push_into(visits, target, {name: value for name, value in arguments.values if name not in files}, files)
+        done = push_into(visits, target, given, files)
+    if arguments.staged:
+        shutil.rmtree(arguments.staged, ignore_errors=True)
     if console.is_json:
         console.data({"pushed": list(done.names), "edited": done.is_edit, "stale": list(done.stale)})
     else:
@@ -98,3 +108,13 @@ def push(arguments: argparse.Namespace, console: Console) -> int:
         if done.stale:
             console.say(f"stale now: {', '.join(done.stale)}; run them again: jupyter kale rerun {done.stale[0]} --downstream")
     return Exit.OK
+
+
+def _staged(folder: Path) -> dict[str, object]:
+    """Return the values in a folder of values."""
+    from kale_proxy import values
+
+    try:
+        return {name: values.load(folder, name) for name in values.read_index(folder)}
+    except (OSError, values.ValueFileError) as exc:
+        raise UsageError(f"{folder} can't be read: {exc}.") from exc

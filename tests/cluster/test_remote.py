@@ -230,8 +230,14 @@ def test_a_far_run_is_run_again_compared_tabled_and_reported_from_the_laptop(clu
         run = wf.submit()
         assert run.wait(timeout=60) == "completed", run.status()
         assert [(row["n"], row["value"], row["half"]) for row in run["square"].rows()] == [(2, 4, 2.0), (3, 9, 4.5)]
-        with pytest.raises(UsageError, match="has completed on login: from here, values go into a running kernel only"):
-            run["total"].push(total=5)
+        pushed = run["square"].push  # a sweep: one of its points is meant
+        with pytest.raises(UsageError, match="Say which"):
+            pushed(value=1)
+        done = run["square[1]"].push(value=100)
+        assert (done.names, done.is_edit, done.stale) == (("value",), True, ("total",))
+        assert [row["value"] for row in run["square"].rows()] == [4, 100]
+        with pytest.raises(UsageError, match="has left no value `other`"):
+            run["total"].push(other=5)
         again = run["square"].rerun({"k": 2}, downstream=True)
         assert again.wait(timeout=60) == "completed", again.status()
         assert again["total"].pull("total") == 26

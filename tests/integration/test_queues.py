@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
 from kale_magic import Workflow
@@ -16,21 +18,25 @@ from kale_magic.errors import SubmitError
 from tests.fakes.queue_programs import install
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 SYSTEMS = {"pbs": "PBS", "lsf": "LSF", "flux": "Flux"}
 LOOP = "import time\nn = 0\nwhile True:\n    n += 1\n    time.sleep(0.02)"
 
 
 @pytest.fixture(params=list(SYSTEMS))
-def system(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The name of an executor whose programs are on the path."""
+def system(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The name of an executor whose programs are on the path; what they have started ends with the test."""
     (tmp_path / "queue").mkdir()
     monkeypatch.setenv("PATH", f"{install(tmp_path / 'bin')}:{os.environ['PATH']}")
     monkeypatch.setenv("FAKE_QUEUE", str(tmp_path / "queue"))
     monkeypatch.setenv("KALE_SLURM_GRACE_S", "3")
     monkeypatch.setenv("KALE_SLURM_POLL_S", "0.3")
-    return str(request.param)
+    yield str(request.param)
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get("FAKE_QUEUE") == str(tmp_path / "queue"):
+                process.kill()
 
 
 @pytest.fixture
