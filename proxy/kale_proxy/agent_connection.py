@@ -12,6 +12,7 @@ import secrets
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kale_proxy.agent_session import Hello, Session, Step
+from kale_proxy.attempt import RESTART
 from kale_proxy.wire import (
     MAX_FRAME,
     MAX_GREETING,
@@ -168,6 +169,8 @@ class Connection(asyncio.Protocol):
             raise WireError(
                 "wrong_key", "the visitor does not know this kernel's key: kernel.json is another step's or old"
             )
+        if (self._host.step.live / RESTART).exists():  # else the first cell after a restart could run in the kernel before it
+            raise WireError("restarting", "this kernel is about to be started afresh")
         assert self._hello is not None
         self._deadline.cancel()
         self._decoder.limit = MAX_FRAME

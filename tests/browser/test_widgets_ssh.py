@@ -93,7 +93,7 @@ def test_first_visit_shows_the_fingerprint_and_a_changed_key_is_refused(place: P
     part = notebook.page.locator('.kale[data-kale="ssh"]')
     known = "127.0.0.1"
     (place / "known").write_text(f"[{known}]:{_port(place)} {' '.join((place / 'other.pub').read_text().split()[:2])}\n")
-    part.get_by_label("Host").fill("there")
+    part.get_by_label("Host", exact=True).fill("there")
     part.get_by_role("button", name="Connect").click()
     expect(part.locator(".state")).to_contain_text("somebody may be listening", timeout=WAIT_MS)
     (place / "known").write_text("")

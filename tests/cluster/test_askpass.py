@@ -93,11 +93,19 @@ def test_fingerprint_of_an_unknown_host_is_shown_and_a_changed_one_is_refused_wi
         hosts.write_known_hosts()
 
 
+class NoLogin:
+    """A client of a manager that has no login to a REST service."""
+
+    def rest(self) -> dict[str, Any]:
+        return {}
+
+
 class Still:
     """A desk that follows nothing."""
 
     def __init__(self) -> None:
         self.seen = Seen(graph=Graph(()))
+        self.client = NoLogin()
 
     def add(self, part: Any) -> None:
         part.show(self.seen)

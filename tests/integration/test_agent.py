@@ -619,6 +619,16 @@ def test_wrong_key_is_refused(shared: Step) -> None:
     assert raw.last() == "wrong_key"
 
 
+def test_kernel_that_is_to_be_started_afresh_takes_no_visitor(make_step: Callable[..., Step]) -> None:
+    step = make_step()
+    (step.live / "restart").touch()
+    with pytest.raises(AgentRefused, match="about to be started afresh") as caught:
+        step.visit()
+    assert caught.value.code == "restarting"
+    (step.live / "restart").unlink()
+    step.visit().close()
+
+
 def test_visitor_with_a_stale_key_is_told(shared: Step, tmp_path: Path) -> None:
     (tmp_path / "kernel.json").write_text('{"key": "old"}')
     (tmp_path / "a").symlink_to(shared.live / "a")
