@@ -136,13 +136,10 @@ class Door:
                 sock.close()
                 self._sent(identity, END)
             else:
-                self._streams[identity] = Flow(sock, lambda data: self._answer(identity, data))
+                # What can't be sent is for one who has gone: what came from there before is still to be taken, to its E.
+                self._streams[identity] = Flow(sock, lambda data: self._sent(identity, data))
             return
         flow.take(message)
-
-    def _answer(self, identity: bytes, data: bytes) -> None:
-        if not self._sent(identity, data):
-            self._streams[identity].end()
 
     def _sent(self, identity: bytes, data: bytes) -> bool:
         try:

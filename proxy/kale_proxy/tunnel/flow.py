@@ -33,7 +33,7 @@ class Flow:
         Takes a message for the other end, and never waits: the window bounds what there is.
     """
 
-    def __init__(self, sock: socket.socket, send: Callable[[bytes], None]) -> None:
+    def __init__(self, sock: socket.socket, send: Callable[[bytes], object]) -> None:
         sock.setblocking(False)
         self.descriptor = sock.fileno()
         self.is_over = False
