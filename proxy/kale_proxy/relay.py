@@ -49,6 +49,7 @@ _INFO_S = 0.6  # a front end that waits for a kernel asks again each second
 _QUIET_S = 1.5
 _TICK_S = 0.25
 _ACK_S = 0.05
+_PASSED_ON_S = 2.0  # the longest wait for the agent's word that it has been asked for a restart
 _LOG = logging.getLogger("kale_proxy.relay")
 
 
@@ -308,7 +309,9 @@ class Relay:
         if self._role.finish(is_restart=is_restart) and self._link is not None:
             self._link.send(json_frame(Kind.CONTROL, {"id": "restart", "op": "restart"}))
             self._role.is_passed_on = True
-        self.stop()
+            self._loop.call_later(_PASSED_ON_S, self.stop)
+        else:
+            self.stop()
 
     # -- from the agent
 
@@ -320,6 +323,8 @@ class Relay:
             else:
                 self._on_reply(message)
             self._acknowledge()
+        elif kind is Kind.CONTROL:  # the restart is under way; to hang up before could lose it with what the agent was about to send
+            self.stop()
         elif kind is Kind.GAP:
             gap = parse_json(payload)
             self._seen = (gap["last"], self._seen[1])
