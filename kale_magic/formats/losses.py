@@ -16,11 +16,14 @@ if TYPE_CHECKING:
 _SHOWN = 6
 _NEEDS_KALE = re.compile(r"^\s*(?:from|import)\s+kale_magic\b", re.MULTILINE)
 _ASKS = re.compile(r"(?<![\w.'\"])input\(")
+# A command of its own: a read of a pipe or of a redirected loop stands elsewhere in its line, and one of a file says so.
+_READS = re.compile(r"^\s*(?:if\s+|then\s+)?read\b(?![^\n#]*<)", re.MULTILINE)
 
 # What a step can ask for beyond code, edges and values. The key is what an exporter says it holds.
 _FEATURES: dict[str, tuple[str, Callable[[Step], object]]] = {
     "gate": ("--gate", lambda step: step.is_gate),
     "input": ("input()", lambda step: step.kind in {StepKind.PYTHON, StepKind.KERNEL} and _ASKS.search(step.code)),
+    "read": ("read from a person", lambda step: step.kind is StepKind.SHELL and _READS.search(step.code)),
     "notebook": ("--notebook", lambda step: step.notebook),
     "no_cache": ("--no-cache", lambda step: step.no_cache),
     "nodes": ("--nodes", lambda step: (step.resources.nodes or 1) > 1),
@@ -47,6 +50,7 @@ _FEATURES: dict[str, tuple[str, Callable[[Step], object]]] = {
 _INSTEAD = {
     "gate": "nobody is asked, they go on by themselves with their --params",
     "input": "nobody answers, and the step fails",
+    "read": "nobody answers, and it reads end of file",
     "container": "they run on the machine itself",
 }
 # What every exporter holds; a field that is neither here nor above is a feature that no export knows yet.

@@ -59,7 +59,7 @@ def dump(workflow: Workflow, run_folder: Path | None = None) -> str:
 
 def warnings(workflow: Workflow) -> list[str]:
     """Return what WfFormat can't hold."""
-    return ["WfFormat holds no code and no parameters: it is for analysis and simulation", *losses(workflow, {"cpus", "notebook", "input"}, "WfFormat")]
+    return ["WfFormat holds no code and no parameters: it is for analysis and simulation", *losses(workflow, {"cpus", "notebook", "input", "read"}, "WfFormat")]
 
 
 def task_ids(step: Step) -> list[str]:

@@ -107,7 +107,10 @@ def test_what_a_person_decides_or_looks_at_is_said_to_be_lost(tmp_path, format_)
     wf.step("look", "x = 1", gate=True, hold="5m")
     wf.step("later", "x = 1", gate_release=True)
     wf.step("ask", "name = input('name? ')", no_cache=True)
+    wf.step("answer", "read -p 'name? ' name\necho $name", shell=True)
+    wf.step("lines", "while read line; do echo $line; done < in.txt\nls | read first\nread second < in.txt", shell=True)
     said = "\n".join(wf.to_yaml(tmp_path / "out", format=format_))
+    assert ("read from a person (step answer): nobody answers, and it reads end of file" in said) == (format_ != "wfformat")
     assert "--gate (steps look, later): nobody is asked, they go on by themselves with their --params" in said
     assert "--hold and --hold-on-failure (step look): left out" in said
     assert ("input() (step ask): nobody answers" in said) == (format_ != "wfformat")
