@@ -123,7 +123,7 @@ def test_pool_waits_for_a_full_cluster_which_is_emptied_by_a_click_and_then_runs
         expect(row).to_contain_text("00:30:00 once it begins")
         assert (pool()["state"], pool()["reason"].split(":")[0]) == ("waiting", why.inner_text().strip().split(":")[0])
         assert lab.squeue()[job] == {"i": job, "T": "PENDING", "r": "Resources", "D": "2", "l": "30:00", "P": "debug", "a": "theory", "u": "root"}
-        notebook.look("pool-waiting")
+        notebook.look("pool-waiting", pools)
         other = lab.submit("--nodes=1", "--exclusive", "--job-name=theirs", by=NOBODY)
 
         notebook.run(TO_SLURM)
@@ -153,7 +153,7 @@ def test_pool_waits_for_a_full_cluster_which_is_emptied_by_a_click_and_then_runs
         expect(line["full"]).to_have_count(0)
         expect(line["pool"]).to_have_count(1)
         queue.get_by_label("Filter").fill("")
-        notebook.look("queue-all")
+        notebook.look("queue-all", queue)
         queue.get_by_role("tab", name="login2").click()
         expect(line["full"]).to_have_count(1, timeout=WAIT_MS)  # what its manager, another, is told by the same Slurm
         expect(queue.locator(".when")).to_have_text(CLOCK, timeout=WAIT_MS)
@@ -190,7 +190,7 @@ def test_pool_waits_for_a_full_cluster_which_is_emptied_by_a_click_and_then_runs
         expect(row).to_contain_text("1 of 8")
         second = client.runs(None, 1)[0]["run"]
         assert pool()["running"] == [f"{second}/md"]
-        notebook.look("pool-active")
+        notebook.look("pool-active", pools)
         log = tab(notebook, "Logs").locator(".log")
         expect(log).to_have_text(re.compile(r"^hello from node[12]$"), timeout=WAIT_MS)  # by a copy that grows, since it is on another host
         [copy] = Path(tempfile.gettempdir()).glob(f"kale-live-*/**/{second}/steps/md/stdout.log")
