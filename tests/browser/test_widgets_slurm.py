@@ -32,7 +32,14 @@ pytestmark = [pytest.mark.browser, pytest.mark.slurm, pytest.mark.ssh, pytest.ma
 CLOCK = re.compile(r"^as of \d\d:\d\d:\d\d$")
 CELLS = [
     "%load_ext kale_magic\n%kale_workflow far --host login",
-    "%%kale_step md --walltime 00:10:00\nimport os, time\nprint('hello from', os.uname().nodename, flush=True)\ntime.sleep(300)",
+    """%%kale_step md --walltime 00:10:00
+import os, pathlib, time
+from kale_magic.inside import metric
+print('hello from', os.uname().nodename, flush=True)
+for n in range(3):
+    metric(energy=-n, step=n)
+pathlib.Path('far.csv').write_text('t,e\\n0,1\\n1,4\\n')
+time.sleep(300)""",
     "%kale_dashboard",
     "_ = get_ipython().run_line_magic('kale_submit', '--executor slurm --no-cache')",
     "_ = get_ipython().run_line_magic('kale_submit', '--pool fast --no-cache')",
@@ -195,6 +202,10 @@ def test_pool_waits_for_a_full_cluster_which_is_emptied_by_a_click_and_then_runs
         expect(log).to_have_text(re.compile(r"^hello from node[12]$"), timeout=WAIT_MS)  # by a copy that grows, since it is on another host
         [copy] = Path(tempfile.gettempdir()).glob(f"kale-live-*/**/{second}/steps/md/stdout.log")
         assert copy.read_text() == f"{log.inner_text().strip()}\n"
+        plots = tab(notebook, "Plots")
+        expect(plots.locator("svg[aria-label='energy: md']")).to_be_visible(timeout=WAIT_MS)
+        plots.locator(".file").select_option("far.csv", timeout=WAIT_MS)
+        expect(plots.locator("svg[aria-label='far.csv: e']")).to_be_visible(timeout=WAIT_MS)
         tab(notebook, "Pools")
         row.get_by_role("button", name="Close fast now").click()
         row.get_by_role("button", name="Really close fast and cancel 1 job").click()
