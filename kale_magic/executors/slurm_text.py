@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from kale_magic.executors._environment import FIND_MODULE, export_line
 from kale_magic.model.resources import format_walltime
+from kale_proxy import brief
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -311,11 +312,15 @@ def body(parts: ScriptParts) -> Iterator[str]:
         yield ""
     for name, value in environment.env:
         yield export_line(name, value)
-    yield "\n# the worker: runs the step in a kernel, records it, lets visitors in"
+    is_light = parts.spec.kind in brief.KINDS
+    what = "runs the step and records it" if is_light else "runs the step in a kernel, records it, lets visitors in"
+    yield f"\n# the worker: {what}"
     asked = parts.resources
     if has_ranks(asked, parts.spec.kind):
         cpus = f" --cpus-per-task={asked.cpus}" if asked.cpus else ""  # srun no longer takes it from sbatch (22.05)
         yield f'exec srun --kill-on-bad-exit=1 --unbuffered{cpus} {python} -m kale_proxy run --ranks "$folder/job.json"'
+    elif is_light:  # as below, without what -m loads
+        yield f"""exec {python} -c 'from kale_proxy.brief import main; main()' "$folder/job.json\""""
     else:
         yield f'exec {python} -m kale_proxy run "$folder/job.json"'
 
