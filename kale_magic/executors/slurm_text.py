@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from kale_magic.executors._environment import FIND_MODULE, export_line
 from kale_magic.model.resources import format_walltime
-from kale_proxy import brief
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -312,7 +311,7 @@ def body(parts: ScriptParts) -> Iterator[str]:
         yield ""
     for name, value in environment.env:
         yield export_line(name, value)
-    is_light = parts.spec.kind in brief.KINDS
+    is_light = parts.spec.kind in {"shell", "script"}
     what = "runs the step and records it" if is_light else "runs the step in a kernel, records it, lets visitors in"
     yield f"\n# the worker: {what}"
     asked = parts.resources
