@@ -76,7 +76,7 @@ class Pack:
         self._begun: dict[int, int] = {}  # point -> newest attempt
         self._begins: dict[int, _Place] = {}
         self._metrics: dict[int, list[_Place]] = {}
-        self.elsewhere = _elsewhere(folder)
+        self.elsewhere = elsewhere(folder)
 
     def refresh(self) -> bool:
         """Take up what was written since; False if there are no such files."""
@@ -170,7 +170,8 @@ def numbers(folder: Path) -> list[int]:
     return sorted({*own, *(found.points() if found is not None else ())})
 
 
-def _elsewhere(folder: Path) -> dict[int, Path]:
+def elsewhere(folder: Path) -> dict[int, Path]:
+    """Return the points of a step that an earlier run has computed in a pack, and where their folders would be."""
     try:
         data = (folder / ELSEWHERE).read_bytes()
     except OSError:
