@@ -196,7 +196,7 @@ def test_a_table_keeps_its_types_through_parquet(kale, tmp_path, options):
     workflow.step("use", f"import hashlib\nt = {one}\nkinds = {{name: str(kind) for name, kind in t.dtypes.items()}}\nrows = len(t)\n", inputs=["t"], outputs=["t", "kinds", "rows"], formats={"t": "parquet"})
     run = done(kale, workflow)
     space: dict[str, Any] = {}
-    exec(TABLE, space)  # noqa: S102 - as the step did
+    exec(TABLE, space)
     expected = space["t"].reset_index()
     made = run["make[1]" if "each" in options else "make"].pull("t")
     for found in (made, run["use"].pull("t")):
