@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import shlex
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from kale_magic.executors._environment import FIND_MODULE, export_line
@@ -153,6 +154,11 @@ def gloss(line: Line, when: str = "", system: str = "Slurm") -> str:
     if word in {"None", ""}:
         text = f"is in {system}'s queue, which has not looked at it yet"
     return text + (f"; may start {when}" if when else "")
+
+
+def clock(at: float | None) -> str:
+    """Return a moment, in seconds since 1970, as words that go with :func:`gloss`; empty if it is not known."""
+    return "" if at is None else datetime.fromtimestamp(at).astimezone().strftime("at %H:%M on %d %b")
 
 
 def lost_words(state: str) -> str:

@@ -21,7 +21,7 @@ from kale_magic.errors import ManagerError, PoolError, StoreError, SubmitError, 
 from kale_magic.manager.cache import Earlier
 from kale_magic.manager.context import RunContext
 from kale_magic.manager.graph import attempt_uuid, expand
-from kale_magic.manager.listing import listing
+from kale_magic.manager.listing import listing, reading, searching
 from kale_magic.manager.pools import unknown as no_such_pool
 from kale_magic.manager.runfolder import add_git_state, note_decision
 from kale_magic.manager.submission import Submission
@@ -81,6 +81,8 @@ class Requests:
             protocol.RELEASE: self._release,
             protocol.HOLD: self._hold,
             protocol.FILES: self._files,
+            protocol.READ: self._read,
+            protocol.SEARCH: self._search,
             protocol.FREEZE: self._freeze,
             protocol.CONTINUE: self._continue,
             protocol.QUEUE: self._queue,
@@ -313,6 +315,18 @@ class Requests:
         patterns = [str(item) for item in fields.get("patterns") or ()]
         found = await asyncio.to_thread(listing, _text(fields, "folder") or "", patterns, makes=bool(fields.get("make")))
         return {"files": found}
+
+    async def _read(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """Give what a client elsewhere lacks of files that grow."""
+        wanted = [item for item in fields.get("wanted") or () if isinstance(item, dict)]
+        return {"files": await asyncio.to_thread(reading, _text(fields, "folder") or "", wanted)}
+
+    async def _search(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """Tell where a word stands in a file."""
+        at, is_back = fields.get("at"), bool(fields.get("back"))
+        folder, name, word = (_text(fields, key) or "" for key in ("folder", "name", "word"))
+        start = at if isinstance(at, int) else -1 if is_back else 0
+        return {"at": await asyncio.to_thread(searching, folder, name, word, start, is_backward=is_back)}
 
     async def _manager(self, fields: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002 - every op has fields
         executors = {name: executor.describe() for name, executor in self._service.executors.items()}
