@@ -133,7 +133,7 @@ class Watcher:
             due.append(job)
         await self._look_up([job for job in due if not job.is_looked_up and is_gone(job, now, self._grace_s)], now)
         found = await self._read([job for job in due if self._is_worth_a_look(job)])
-        open_ = frozenset(self._book.jobs)  # what a parent that ends now means for its children, the manager has yet to say
+        open_ = frozenset(self._book.jobs) | self._book.stand_ins.keys()  # what a parent that ends now means for its children, the manager has yet to say
         for job in due:
             is_waiting = any(uuid in open_ for uuid in job.ticket.after)
             self._settle(job, found.get(job.ticket.uuid, Look(offset=job.offset)), now, is_waiting=is_waiting)

@@ -1,6 +1,6 @@
 """Files of the manager's host as a client elsewhere is told of them: sizes and digests, so that it fetches what it lacks.
 
-The files themselves never pass through the manager; they go by sftp. Runs in a thread.
+Whole files never pass through the manager; they go by sftp. What is looked at while it grows, the ends of logs and the like, does. Runs in threads.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kale_magic.errors import UsageError
+from kale_proxy.pieces import find, grown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 MOST_FILES = 20_000
+MOST_READ = 16 << 20  # bytes of an answer
 
 
 def listing(folder: str, patterns: Iterable[str], *, makes: bool) -> dict[str, dict[str, Any]]:
@@ -63,6 +65,59 @@ def listing(folder: str, patterns: Iterable[str], *, makes: bool) -> dict[str, d
             if len(found) > MOST_FILES:
                 raise UsageError(f"More than {MOST_FILES} files in {folder} match: too many to bring over.", "Name fewer.")
     return found
+
+
+def reading(folder: str, wanted: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return what a client lacks of text files below a folder, see :func:`kale_proxy.pieces.grown`; at most some 16 MB.
+
+    Parameters
+    ----------
+    folder : str
+        Absolute.
+    wanted : iterable of mapping
+        ``name``, a path relative to the folder; ``at``, ``mark``, ``most`` and ``end`` as there.
+
+    Raises
+    ------
+    UsageError
+        A name leads out of the folder, or the folder is not absolute.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    room = MOST_READ
+    for item in wanted:
+        name, end = str(item.get("name")), item.get("end")
+        part = grown(
+            _inside(folder, name) / name, _count(item, "at"), str(item.get("mark") or ""), min(_count(item, "most"), room), None if end is None else _count(item, "end")
+        )  # fmt: skip
+        if part is not None:
+            found[name] = part
+            room -= len(part["data"]) * 3 // 4
+        if room <= 0:
+            break
+    return found
+
+
+def searching(folder: str, name: str, word: str, at: int, *, is_backward: bool) -> int | None:
+    """Return where a word stands next in a text file below a folder, see :func:`kale_proxy.pieces.find`; raises as :func:`reading`."""
+    path = _inside(folder, name) / name
+    try:
+        return find(path, word, path.stat().st_size if at < 0 else at, is_backward=is_backward)
+    except OSError:
+        return None
+
+
+def _inside(folder: str, name: str) -> Path:
+    base = Path(folder)
+    if not base.is_absolute():
+        raise UsageError(f"files: {folder!r} is no absolute path.")
+    if os.path.isabs(name) or ".." in Path(name).parts:
+        raise UsageError(f"files: {name!r} leads out of the folder.")
+    return base
+
+
+def _count(item: Mapping[str, Any], key: str) -> int:
+    value = item.get(key) or 0
+    return max(0, value) if isinstance(value, int) else 0
 
 
 @lru_cache(maxsize=4096)

@@ -20,6 +20,7 @@ from kale_proxy import claim, places
 from kale_proxy.attempt import REFUSED
 from kale_proxy.guard import walltime_words
 from kale_proxy.job import Job
+from kale_proxy.lanerecord import stop_mark
 from kale_proxy.record import (
     ENDED_BY_SIGTERM,
     cells_of,
@@ -106,9 +107,9 @@ def _attend(supervisor: Supervisor, spec: JobSpec, begin: Callable[[Supervisor],
         write_event(spec, "refused", uuid=spec.uuid, reason=reason)
         print(f"{spec.step}: refused {reason} (an attempt begins once: remove its .claim file to run it again by hand)")
         return REFUSED
-    result: dict[str, str] = outcome["result"]
+    result: dict[str, Any] = outcome["result"]
     print(f"{spec.step}: {result['state']} {result['reason']}".rstrip())
-    return 0 if result["state"] == "completed" else 1
+    return 0 if result["state"] == "completed" and not result["exit_code"] else 1
 
 
 def of_rank(spec: JobSpec, rank: int) -> JobSpec:
@@ -158,8 +159,8 @@ def obey_signals(supervisor: Supervisor) -> None:
     """
     deeds = {
         signal.SIGTERM: lambda job: _end(supervisor, job),
-        signal.SIGURG: lambda job: job.interrupt(),
-        signal.SIGINT: lambda job: job.interrupt(),
+        signal.SIGURG: lambda job: job.interrupt(stop_mark(job.spec)),
+        signal.SIGINT: lambda job: job.interrupt(stop_mark(job.spec)),
         signal.SIGUSR1: lambda job: supervisor.warn(job, "the batch system says that its time is nearly over"),
         signal.SIGWINCH: lambda job: job.release(),
         signal.SIGTSTP: supervisor.freeze,
@@ -191,8 +192,8 @@ def _end(supervisor: Supervisor, job: Job) -> None:
 
 
 def _end_words(job: Job) -> tuple[str, str]:
-    """Return the reason and the state of a job that the batch system ends."""
+    """Return the reason and the state of a job that the batch system ends; a kernel of many points has a walltime for each, so what it means is left to the manager."""
     limit = job.spec.limits.walltime_s
-    if limit is not None and time.monotonic() - job.started > limit - _NEAR_THE_END_S:
+    if job.spec.lane is None and limit is not None and time.monotonic() - job.started > limit - _NEAR_THE_END_S:
         return walltime_words(limit), "failed"
     return ENDED_BY_SIGTERM, "cancelled"

@@ -24,7 +24,7 @@ ALONE_S = 1.0  # for so long no limits are watched and no samples taken
 FIELDS = {
     "run", "step", "point", "attempt", "uuid", "folder", "cwd", "kind", "code", "kernel", "notebook", "common", "description", "params",
     "inputs", "outputs", "formats", "files_in", "files_out", "env", "limits", "container", "is_gate", "hold_s", "hold_on_failure_s",
-    "warn_s", "restart", "idle_s", "parents", "keys", "lane", "points", "listens", "version",
+    "warn_s", "restart", "idle_s", "parents", "keys", "lane", "points", "is_share", "listens", "version",
 }  # fmt: skip  # of kale_proxy.spec.JobSpec
 KINDS = ("shell", "script")
 SIGNALS = tuple(

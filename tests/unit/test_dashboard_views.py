@@ -258,7 +258,7 @@ def test_queue_of_a_batch_system_shows_reason_nodes_and_time_left_and_knows_our_
         {"executor": "slurm", "native_id": "8", "name": "other", "state": "PENDING", "reason": "Priority", "starts_at": "2026-11-28T10:00:00Z"},
     ]
     shown = queue.table(queue.joined(survey, ours), own=["r"])
-    assert shown["heads"] == ["where", "job", "nodes", "starts at", "time left", "reason"]
+    assert shown["heads"] == ["where", "job", "nodes", "starts at", "time left"]
     first, second = shown["rows"]
     assert (first["run"], first["label"], first["mine"], first["cells"][2:5], first["look"]) == ("r", "md", True, ["2", "", "9:59"], "running")
-    assert (second["run"], second["label"], second["mine"], second["cells"][5]) == ("", "other", False, "Priority")
+    assert (second["run"], second["label"], second["mine"], second["reason"]) == ("", "other", False, "Priority")

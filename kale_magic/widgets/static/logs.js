@@ -86,7 +86,7 @@ function render({ model, el }) {
         browsing = true; show();
         if (m.before) { const old = [...box.children], high = box.scrollHeight; clear(m.start); add(m.src, m.text); open = {}; box.append(...old.slice(0, KEEP)); box.scrollTop = box.scrollHeight - high; say(root, m.start ? "" : "That is the beginning."); return; }
         clear(m.start); add(m.src, m.text); found = m.at;
-        const hit = box.children[m.line]; hit?.classList.add("hit"); hit?.scrollIntoView({ block: "nearest" }); say(root, "");
+        const hit = box.children[m.line]; hit?.classList.add("hit"); box.scrollIntoView({ block: "nearest" }); if (hit) box.scrollTop += hit.getBoundingClientRect().top - box.getBoundingClientRect().top - box.clientHeight / 2; say(root, "");
       },
       say: m => { if (!m.id || m.id === id) say(root, m.text, m.bad); },
     }),

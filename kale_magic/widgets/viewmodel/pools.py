@@ -41,7 +41,7 @@ def _row(pool: Mapping[str, Any], host: str) -> dict[str, Any]:
         "cells": [
             " on ".join(filter(None, [str(pool.get("executor") or ""), host])),
             str(pool.get("native_id") or ""),
-            ", ".join(str(node.get("node")) for node in nodes),
+            ", ".join(sorted(str(node.get("node")) for node in nodes)),
             f"{sum(node.get('used') or 0 for node in nodes)} of {sum(node.get('cpus') or 0 for node in nodes)}" if nodes else "",
             ", ".join(running[:_SHOWN]) + more,
             str(pool.get("waiting") or ""),
