@@ -319,11 +319,15 @@ def body(parts: ScriptParts) -> Iterator[str]:
         yield ""
     for name, value in environment.env:
         yield export_line(name, value)
-    yield "\n# the worker: runs the step in a kernel, records it, lets visitors in"
+    is_light = parts.spec.kind in {"shell", "script"}
+    what = "runs the step and records it" if is_light else "runs the step in a kernel, records it, lets visitors in"
+    yield f"\n# the worker: {what}"
     asked = parts.resources
     if has_ranks(asked, parts.spec.kind):
         cpus = f" --cpus-per-task={asked.cpus}" if asked.cpus else ""  # srun no longer takes it from sbatch (22.05)
         yield f"exec srun --kill-on-bad-exit=1 --unbuffered{cpus} {python} -m kale_proxy run --ranks {job}"
+    elif is_light:  # as below, without what -m loads
+        yield f"exec {python} -c 'from kale_proxy.brief import main; main()' {job}"
     else:
         yield f"exec {python} -m kale_proxy run {job}"
 

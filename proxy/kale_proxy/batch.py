@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from kale_proxy import claim, places
 from kale_proxy.attempt import REFUSED
 from kale_proxy.guard import walltime_words
+from kale_proxy.job import Job
 from kale_proxy.lanerecord import stop_mark
 from kale_proxy.record import (
     ENDED_BY_SIGTERM,
@@ -34,7 +36,7 @@ from kale_proxy.spec import JobSpec
 from kale_proxy.supervisor import Supervisor
 
 if TYPE_CHECKING:
-    from kale_proxy.job import Job
+    from collections.abc import Callable
 
 
 _NEAR_THE_END_S = 120.0  # Slurm looks at time limits once a minute at most
@@ -61,13 +63,42 @@ def run(job: Path, *, is_ranked: bool = False) -> int:
         from kale_proxy.serve import prepare
 
         app = prepare(folder)
-    supervisor = Supervisor(folder, app, idle_s=0.0, spares=0)
+    return _attend(Supervisor(folder, app, idle_s=0.0, spares=0), spec, lambda supervisor: supervisor.begin(spec))
+
+
+def take_over(text: str, *, folder: str, live: str, pid: int, link: int, started: float) -> int:
+    """Go on with a job whose step :mod:`kale_proxy.brief` has begun; return the exit code.
+
+    Parameters
+    ----------
+    text : str
+        Of ``job.json``.
+    folder, live : str
+        Of the job on this host.
+    pid, link : int
+        The step's process, a child of this one that was not waited for, and a socket whose other end it has.
+    started : float
+        When it was forked, by ``time.monotonic``.
+    """
+    spec = JobSpec.from_json(text)
+
+    def adopt(supervisor: Supervisor) -> None:
+        job = Job(spec, pid, Path(live), socket.socket(fileno=link), None)
+        job.started = started
+        supervisor.adopt(job)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [*supervisor.obeyed, signal.SIGCHLD])
+
+    return _attend(Supervisor(Path(folder), None, idle_s=0.0, spares=0), spec, adopt)
+
+
+def _attend(supervisor: Supervisor, spec: JobSpec, begin: Callable[[Supervisor], None]) -> int:
+    """See a job to its end; return the exit code."""
     ended: list[dict[str, Any]] = []
     supervisor.on_tell = lambda message: ended.append(message) if message["ev"] in {"ended", "refused"} else None
     obey_signals(supervisor)
-    supervisor.begin(spec)
+    begin(supervisor)
     supervisor.serve()
-    places.remove_tree(folder)
+    places.remove_tree(supervisor.folder)
     if spec.keys:
         published(spec).unlink(missing_ok=True)
     outcome: dict[str, Any] = ended[-1] if ended else {"reason": "it could not be started"}

@@ -246,9 +246,16 @@ class Supervisor:
             job = Job(spec, spare.pid, spare.live, spare.link, spare.agent_listener)
         else:
             job = self._fork_job(spec)
+        self._add(job)
+
+    def adopt(self, job: Job) -> None:
+        """Take over a step whose process another part of this process has forked."""
+        self._add(job)
+
+    def _add(self, job: Job) -> None:
         job.at = now()
-        self.jobs[spec.uuid] = self.by_pid[job.pid] = job
-        if spec.listens and job.agent_listener is not None:
+        self.jobs[job.spec.uuid] = self.by_pid[job.pid] = job
+        if job.spec.listens and job.agent_listener is not None:
             job.door_pid = self._fork(lambda: children.run_door(job.live))
         self._watch(job.link, lambda: self._heard(job))
         if job.agent_listener is not None:
