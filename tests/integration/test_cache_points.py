@@ -55,6 +55,9 @@ def test_only_the_point_that_was_added_changed_or_lost_runs_and_the_others_are_c
     assert ran(tmp_path) == ["7"]
     assert second["curve"].status()["counts"] == {"cached": 3, "completed": 1}
     assert second.states() == {"curve": "completed", "fit": "completed"}
+    status = second["curve"].status()
+    assert (status["outputs"], status["exit_code"], bool(status["ended_at"])) == (["y"], 0, True)
+    assert "4/4, 3 cached" in program(tmp_path, "status", second.name).stdout
     assert second["fit"].pull("total") == 26
     assert second["curve"].pull("y") == [2, 4, 6, 14]
     assert [second[f"curve[{n}]"].pull("y") for n in range(4)] == [2, 4, 6, 14]
