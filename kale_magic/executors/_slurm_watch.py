@@ -30,6 +30,7 @@ _SLOWEST_S = 15.0
 _SLOWER = 1.2
 _SHARE = 20  # squeue may run for one part in so many of the time
 _SOON_S = 0.1
+_GLANCES = 5  # at files, between two looks at a queue where little happens
 _CANCEL_AGAIN_S = 30.0
 _FOLLOWED = 500  # running jobs whose events are read at each look
 
@@ -82,10 +83,31 @@ class Watcher:
                     is_news = False
                 self._interval = self._poll_s if is_news else min(self._interval * _SLOWER, max(_SLOWEST_S, self._poll_s))
                 pause = max(self._interval, _SHARE * self._commands.took_s) - _SOON_S
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._poked.wait(), max(_SOON_S, pause))
+                await self._rest(max(_SOON_S, pause))
         finally:
             self._is_running = False
+
+    async def _rest(self, seconds: float) -> None:
+        """Wait so long, or until poked; look at the files alone meanwhile, which say how a job ended whatever Slurm is busy with."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while (left := end - loop.time()) > 0:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._poked.wait(), min(left, max(self._poll_s, self._interval / _GLANCES)))
+                return
+            if end - loop.time() > _SOON_S:
+                await self._glance()
+
+    async def _glance(self) -> None:
+        """Read the files of jobs that run, and of those that wait while there is news: short ones come and go between two looks."""
+        is_lively = self._interval <= self._poll_s
+        due = [job for job in self._sent() if (is_lively or self._is_worth_a_look(job)) and job.line is not None][:_FOLLOWED]
+        found = await self._read(due)
+        open_ = frozenset(self._book.jobs)
+        for job in due:
+            if (seen := found.get(job.ticket.uuid)) is not None and seen.result is not None:
+                is_waiting = any(uuid in open_ for uuid in job.ticket.after)
+                self._settle(job, seen, self._book.clock.monotonic(), is_waiting=is_waiting)
 
     async def look(self) -> bool:
         """Ask Slurm once and act on what it says; return whether there was news."""
@@ -111,7 +133,7 @@ class Watcher:
             due.append(job)
         await self._look_up([job for job in due if not job.is_looked_up and is_gone(job, now, self._grace_s)], now)
         found = await self._read([job for job in due if self._is_worth_a_look(job)])
-        open_ = frozenset(self._book.jobs)  # what a parent that ends now means for its children, the manager has yet to say
+        open_ = frozenset(self._book.jobs) | self._book.stand_ins.keys()  # what a parent that ends now means for its children, the manager has yet to say
         for job in due:
             is_waiting = any(uuid in open_ for uuid in job.ticket.after)
             self._settle(job, found.get(job.ticket.uuid, Look(offset=job.offset)), now, is_waiting=is_waiting)

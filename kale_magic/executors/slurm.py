@@ -147,8 +147,15 @@ class SlurmExecutor(Executor):
         return taken
 
     def _is_taken(self, uuid: str) -> bool:
-        job = self._book.jobs.get(uuid)
-        return job is None or job.stage is not Stage.WAITING
+        job = self._book.job_for(uuid)
+        return not self._book.is_ahead(uuid) and (job is None or job.stage is not Stage.WAITING)
+
+    def represent(self, uuid: str, job: str | None) -> None:
+        """Know the job that runs a point of a sweep which later jobs wait for: empty, it is yet to be made; None, the point is over."""
+        if job is None:
+            self._book.stand_ins.pop(uuid, None)
+        else:
+            self._book.stand_ins[uuid] = job
 
     def start(self, uuid: str) -> None:
         """Submit a taken job, together with others of this turn."""

@@ -147,8 +147,8 @@ class Requests:
             if executor is None:
                 raise self._no_pool(submission.executor_of(step).removeprefix("pool:"))
             if step.reuse_kernel and not executor.shares_kernels:
-                what = f"Step {name}: --reuse-kernel is for the executor local; {submission.executor_of(step)} starts each point by itself."
-                raise SubmitError(what, "Leave it out, or give the step --executor local.")
+                what = f"Step {name}: --reuse-kernel is not for the executor {submission.executor_of(step)}, which starts each point by itself."
+                raise SubmitError(what, "Leave it out, or give the step another --executor: local, slurm, a pool.")
             demands[name] = await executor.check(step)
         return demands
 
@@ -185,7 +185,8 @@ class Requests:
             common = run.context.workflow.common_code()
             folders = {name: body.source or f"{record.folder}/steps/{name}" for name, body in run.context.steps.items()}
             for name in found.keys() & run.context.steps.keys():
-                if not run.machine.state(name).is_success:
+                done = None if run.machine.state(name).is_success else _completed_points(run, name)
+                if done is not None and not done:
                     continue
                 began = [job.started_at for job in run.machine.find(name, None) if job.started_at]
                 body = run.context.steps[name]
@@ -201,6 +202,7 @@ class Requests:
                         producers=folders,
                         surroundings=record.body.get("surroundings") or {},
                         used_at=min(began, default=record.submitted_at),
+                        done=done,
                     )
                 )
         return found
@@ -236,7 +238,7 @@ class Requests:
         job = jobs[0]
         reason = self._reason(run, job)
         rank = int(fields.get("rank") or 0)
-        told = self._told(job, rank)
+        told = self._told(run, job, rank)
         if rank and job.live is not None and not told:
             ranks = sorted(int(path.stem.partition(".")[2] or 0) for path in (self._keys or Path()).glob(f"{job.uuid}*.json"))
             there = f"It has the ranks {ranks[0]} to {ranks[-1]}." if ranks[1:] else "It has one process: leave --rank out."
@@ -245,22 +247,26 @@ class Requests:
             **answer,
             "state": job.state.value,
             "reason": reason,
-            "live": told.get("live") if rank else self._live(job),
+            "live": told.get("live") if rank else self._live(run, job),
             "folder": run.context.folder(job) + (f"/ranks/{rank}" if rank else ""),
             "job": job.uuid or None,
             **_reach(job, told, is_far=bool(fields.get("reach"))),
         }
 
-    def _live(self, job: Job) -> str | None:
+    def _live(self, run: LiveRun, job: Job) -> str | None:
         """Return the folder of a job's kernel, once the job has told where that is if it is on another host."""
-        if job.live is None or not job.node or self._keys is None or (self._keys / f"{job.uuid}.json").exists():
+        if job.live is None or not job.node or self._keys is None or (self._keys / f"{self._kernel(run, job)}.json").exists():
             return job.live
         return None
 
-    def _told(self, job: Job, rank: int) -> dict[str, Any]:
+    def _kernel(self, run: LiveRun, job: Job) -> str:
+        executor = self._service.executors.get(run.context.steps[job.step].executor)
+        return job.uuid if executor is None else executor.kernel_of(job.uuid)
+
+    def _told(self, run: LiveRun, job: Job, rank: int) -> dict[str, Any]:
         """Return what a job on another host tells of its kernel, or of that of one of its ranks."""
         if self._keys is not None and job.live is not None:
-            name = f"{job.uuid}.{rank}" if rank else job.uuid
+            name = f"{job.uuid}.{rank}" if rank else self._kernel(run, job)
             with contextlib.suppress(OSError, ValueError):
                 return dict(json.loads((self._keys / f"{name}.json").read_bytes()))
         return {}
@@ -396,10 +402,20 @@ class Requests:
         return str((view if job.point is None else view["points"][str(job.point)])["reason"])
 
 
+def _completed_points(run: LiveRun, step: str) -> frozenset[int]:
+    """Return the points of a sweep that completed, though not all of them did."""
+    return frozenset(job.point for job in run.machine.find(step, None) if job.point is not None and job.state.is_success)
+
+
 def _decisions(submission: Submission, chosen: list[str], scripts: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """Return what would be done with each step, and its job script, for a dry run."""
     return {
-        name: {"state": "runs" if found.source is None else "cached", "why": found.why, "script": scripts.get(name, "")}
+        name: {
+            "state": "cached" if found.is_cached else "runs",
+            "why": found.why,
+            "script": scripts.get(name, ""),
+            **({"points": {"runs": found.runs, "cached": len(found.points)}} if found.points and found.runs else {}),
+        }
         for name in chosen
         if (found := submission.decisions[name])
     }

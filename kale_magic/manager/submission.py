@@ -19,7 +19,7 @@ from kale_magic.errors import SubmitError, UsageError, WorkflowError
 from kale_magic.executors import registry
 from kale_magic.manager.cache import Cache, Wanted
 from kale_magic.manager.context import StepBody
-from kale_magic.manager.runfolder import fill_run_folder, make_run_folder
+from kale_magic.manager.runfolder import fill_run_folder, link_points, make_run_folder
 from kale_magic.manager.surroundings import named_files, surroundings
 from kale_magic.model.codec import workflow_from_dict, workflow_to_dict
 from kale_magic.model.dataflow import resolve, select, wanted_by
@@ -131,8 +131,8 @@ class Submission:
 
     def bodies(self, chosen: list[str], made: Mapping[str, str], demands: Mapping[str, Demand]) -> list[StepBody]:
         """Return the steps of the run: those to run, and before them those whose earlier outputs they use."""
-        sources = {name: found.source for name, found in self.decisions.items() if found.source is not None}
-        running = set(chosen) - sources.keys()
+        cached = {name: found.source for name, found in self.decisions.items() if found.is_cached}
+        running = set(chosen) - cached.keys()
         present = set(chosen) | {binding.producer for name in chosen for binding in self.plan.steps[name].bindings}
         bodies = []
         for name in self.plan.order:
@@ -148,9 +148,10 @@ class Submission:
                     planned.point_count if step.is_sweep else None,
                     self.executor_of(step),
                     demands.get(name, Demand()),
-                    None if is_run else sources.get(name) or made[name],
-                    name in sources,
+                    None if is_run else cached[name] if name in cached else made[name],
+                    name in cached,
                     tuple(sorted(self.files[name].items())) if name in chosen else (),
+                    tuple(sorted(self.decisions[name].points.items())) if name in self.decisions else (),
                 )
             )
         return bodies
@@ -171,6 +172,8 @@ class Submission:
         run, folder = make_run_folder(self.folder, self.workflow.name, self.name, now)
         try:
             fill_run_folder(folder, yaml, self._lineage(bodies))
+            for body in bodies:
+                link_points(folder / "steps" / body.name, dict(body.points))
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -210,6 +213,7 @@ class Submission:
             "modules": self.environ.get("LOADEDMODULES", "").split(":") if self.environ.get("LOADEDMODULES") else [],
             "packages": dict(sorted(self.packages.items())),
             "sources": {body.name: body.source for body in bodies if body.source is not None},
+            **({"sources_of_points": places} if (places := sorted({os.path.dirname(folder) for body in bodies for _, folder in body.points})) else {}),
             **({"rerun_of": self.of_run} if self.of_run else {}),
         }
 
