@@ -63,6 +63,7 @@ class Copies:
 
     def __init__(self, client: Client, told: Callable[[], None], tables: Sequence[str] = ()) -> None:
         self._suffixes = tuple(tables)
+        self._patterns: dict[str, set[str]] = {}  # of what is brought from a folder beside what a job always leaves
         self._tables: dict[str, list[str]] = {}
         self._listed: dict[str, float] = {}
         self._client = client
@@ -83,7 +84,11 @@ class Copies:
             is_new = there not in self._wanted
             self._wanted[there] = time.monotonic()
             if has_tables:
-                self._tables.setdefault(there, [])
+                self._patterns.setdefault(there, set()).update(f"*{suffix}" for suffix in self._suffixes)
+            step, _, point = there.rpartition("/")
+            if point.isdecimal():  # it may share its files with others
+                self._wanted[step] = time.monotonic()
+                self._patterns.setdefault(step, set()).add("points-*.jsonl")
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name=f"kale-copies-{self._client.host}", daemon=True)
                 self._thread.start()
@@ -155,9 +160,11 @@ class Copies:
 
     def _tables_of(self, there: str) -> list[str]:
         """Return the names of the tables in a folder, as they were some seconds ago at most."""
-        if there in self._tables and time.monotonic() - self._listed.get(there, -_LISTED_S) >= _LISTED_S:
+        if there in self._patterns and time.monotonic() - self._listed.get(there, -_LISTED_S) >= _LISTED_S:
+            with self._lock:
+                patterns = sorted(self._patterns[there])
             with self._asks:
-                found = self._client.files(there, [f"*{suffix}" for suffix in self._suffixes], has_digests=False)
+                found = self._client.files(there, patterns, has_digests=False)
             own = {*_LOGS, *_LINES, *_IS_REPLACED}
             self._tables[there] = [name for name, item in sorted(found.items()) if name not in own and item["size"] <= _MOST_TABLE][:_MOST_TABLES]
             self._listed[there] = time.monotonic()

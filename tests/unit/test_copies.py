@@ -118,6 +118,15 @@ def test_tables_come_where_they_are_asked_for_and_grow(tmp_path: Path, there: Fa
     copies.close()
 
 
+def test_files_that_the_points_of_a_sweep_share_come_for_each_of_them(tmp_path: Path, copies: Copies) -> None:
+    (tmp_path / "points-0.jsonl").write_text('{"out": 3, "stream": "stdout", "text": "hello"}\n')
+    here = copies.folder(str(tmp_path / "3"))
+    soon((here.parent / "points-0.jsonl").exists)
+    with (tmp_path / "points-0.jsonl").open("a") as stream:
+        stream.write('{"end": 3}\n')
+    soon(lambda: (here.parent / "points-0.jsonl").read_text().endswith('{"end": 3}\n'))
+
+
 def test_copies_and_thread_go_when_they_are_closed(tmp_path: Path, there: FarHost) -> None:
     (tmp_path / "stdout.log").write_text("x\n")
     copies = Copies(there, lambda: None)  # type: ignore[arg-type] # as much of a client as is needed
