@@ -261,7 +261,7 @@ class Requests:
     async def _files(self, fields: dict[str, Any]) -> dict[str, Any]:
         """Tell of files on this host, for a client that has no view of them."""
         patterns = [str(item) for item in fields.get("patterns") or ()]
-        found = await asyncio.to_thread(listing, _text(fields, "folder") or "", patterns, makes=bool(fields.get("make")))
+        found = await asyncio.to_thread(listing, _text(fields, "folder") or "", patterns, makes=bool(fields.get("make")), has_digests=not fields.get("brief"))
         return {"files": found}
 
     async def _read(self, fields: dict[str, Any]) -> dict[str, Any]:
