@@ -184,9 +184,9 @@ class Client:
         }
         return self._ask_object(protocol.SUBMIT, fields)
 
-    def files(self, folder: str, patterns: Iterable[str], *, makes: bool = False) -> dict[str, dict[str, Any]]:
+    def files(self, folder: str, patterns: Iterable[str], *, makes: bool = False, has_digests: bool = True) -> dict[str, dict[str, Any]]:
         """Return files of the manager's host; see :func:`kale_magic.manager.listing.listing`."""
-        found = self._ask_object(protocol.FILES, {"folder": folder, "patterns": list(patterns), "make": makes})
+        found = self._ask_object(protocol.FILES, {"folder": folder, "patterns": list(patterns), "make": makes, "brief": not has_digests})
         return {str(name): dict(item) for name, item in found["files"].items()}
 
     def read(self, folder: str, wanted: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

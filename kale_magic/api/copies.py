@@ -2,6 +2,8 @@
 
 Owns the copies and the thread that keeps them. Of a log only the end is brought, and then what is new; the copy is as long as
 the file and has a hole before. What stands in the hole is brought when it is asked for, and a word is searched for over there.
+Of other files that grow by lines the copy begins with what was brought first. Tables (CSV and the like) are brought if they are
+asked for, and if they are not too large.
 Copies are in a folder of their own, 0700, that goes with them: whoever wants a file whole goes by :mod:`kale_magic.api.mirror`.
 """
 
@@ -21,14 +23,18 @@ from kale_magic.errors import KaleError
 from kale_proxy import pieces
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from kale_magic.client import Client
 
 _MB = 1 << 20
 # What is kept of a job, and how much of it comes at once
-_GROWS = {"stdout.log": 2 * pieces.WINDOW, "stderr.log": 2 * pieces.WINDOW, "metrics.jsonl": 8 * _MB, "resources.jsonl": 4 * _MB, "events.jsonl": _MB}
+_LOGS = {"stdout.log": 2 * pieces.WINDOW, "stderr.log": 2 * pieces.WINDOW}
+_LINES = {"metrics.jsonl": 8 * _MB, "resources.jsonl": 4 * _MB, "events.jsonl": _MB}
 _IS_REPLACED = {"job.sh": _MB, "result.json": _MB, "step.ipynb": 8 * _MB, "outputs/index.json": _MB}
+_MOST_TABLE = 12 * _MB
+_MOST_TABLES = 50  # of a folder
+_LISTED_S = 5.0  # between two looks for new tables
 _EVERY_S = 0.5
 _RESTS_S = 2.0  # when nothing has been new for a while
 _WANTED_S = 5.0  # after which a job that nobody has looked at is left alone
@@ -39,6 +45,7 @@ class _File(NamedTuple):
 
     mark: str = ""
     size: int = 0
+    base: int = 0  # where in the file its copy begins
 
 
 class Copies:
@@ -50,9 +57,15 @@ class Copies:
         The manager there, for the thread alone; closed with the copies.
     told : callable
         Called in the thread when something has come.
+    tables : sequence of str
+        Suffixes of files that are brought where tables are asked for; of those that are rewritten and do not grow, ``.npy``.
     """
 
-    def __init__(self, client: Client, told: Callable[[], None]) -> None:
+    def __init__(self, client: Client, told: Callable[[], None], tables: Sequence[str] = ()) -> None:
+        self._suffixes = tuple(tables)
+        self._patterns: dict[str, set[str]] = {}  # of what is brought from a folder beside what a job always leaves
+        self._tables: dict[str, list[str]] = {}
+        self._listed: dict[str, float] = {}
         self._client = client
         self._told = told
         self._base = Path(tempfile.mkdtemp(prefix="kale-live-"))
@@ -65,11 +78,17 @@ class Copies:
         self._is_closed = False
         self._thread: threading.Thread | None = None
 
-    def folder(self, there: str) -> Path:
-        """Return the copy of a job's folder, and keep it up to date from now on while it is asked for."""
+    def folder(self, there: str, *, has_tables: bool = False) -> Path:
+        """Return the copy of a job's folder, or of a workflow's, and keep it up to date from now on while it is asked for."""
         with self._lock:
             is_new = there not in self._wanted
             self._wanted[there] = time.monotonic()
+            if has_tables:
+                self._patterns.setdefault(there, set()).update(f"*{suffix}" for suffix in self._suffixes)
+            step, _, point = there.rpartition("/")
+            if point.isdecimal():  # it may share its files with others
+                self._wanted[step] = time.monotonic()
+                self._patterns.setdefault(step, set()).add("points-*.jsonl")
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name=f"kale-copies-{self._client.host}", daemon=True)
                 self._thread.start()
@@ -125,43 +144,63 @@ class Copies:
     def _look(self, there: str) -> bool:
         """Bring what is new of one job; whether anything was. A host that does not answer is asked again."""
         place = self._place(there)
-        known = {name: self._files.get(place / name, _File()) for name in (*_GROWS, *_IS_REPLACED)}
-        asked = [
-            {"name": name, "mark": file.mark, "at": file.size if name in _GROWS else 0, "most": _GROWS.get(name) or _IS_REPLACED[name]}
-            for name, file in known.items()
-        ]
         try:
+            limits = {**_LOGS, **_LINES, **_IS_REPLACED, **dict.fromkeys(self._tables_of(there), _MOST_TABLE)}
+            known = {name: self._files.get(place / name, _File()) for name in limits}
+            asked = [
+                {"name": name, "mark": file.mark, "at": 0 if _is_replaced(name) else file.size, "most": limits[name]} for name, file in known.items()
+            ]
             found = self._ask(there, asked)
         except KaleError:  # the dashboard says so by the run's state
             return False
         for name, part in found.items():
             if name in known:
-                self._take(place / name, part, is_whole=name in _IS_REPLACED)
+                self._take(place / name, part, is_table=limits[name] == _MOST_TABLE)
         return bool(found)
+
+    def _tables_of(self, there: str) -> list[str]:
+        """Return the names of the tables in a folder, as they were some seconds ago at most."""
+        if there in self._patterns and time.monotonic() - self._listed.get(there, -_LISTED_S) >= _LISTED_S:
+            with self._lock:
+                patterns = sorted(self._patterns[there])
+            with self._asks:
+                found = self._client.files(there, patterns, has_digests=False)
+            own = {*_LOGS, *_LINES, *_IS_REPLACED}
+            self._tables[there] = [name for name, item in sorted(found.items()) if name not in own and item["size"] <= _MOST_TABLE][:_MOST_TABLES]
+            self._listed[there] = time.monotonic()
+        return self._tables.get(there, [])
 
     def _ask(self, there: str, wanted: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
         with self._asks:
             return self._client.read(there, wanted)
 
-    def _take(self, path: Path, part: dict[str, Any], *, is_whole: bool) -> None:
+    def _take(self, path: Path, part: dict[str, Any], *, is_table: bool) -> None:
         data, at = base64.b64decode(part["data"]), int(part["at"])
-        self._files[path] = _File(str(part["mark"]), at + len(data))
+        before = self._files.get(path, _File())
+        is_whole = _is_replaced(str(path.relative_to(self._base)))
+        is_new = is_whole or part["is_new"] or (at != before.size and path.name not in _LOGS)
+        base = 0 if path.name in _LOGS else at if is_new else before.base
+        self._files[path] = _File(str(part["mark"]), at + len(data), base)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if is_whole and at:  # larger than what is brought
+        if (is_whole or is_table) and is_new and at:  # larger than what is brought
             path.unlink(missing_ok=True)
-        elif is_whole or part["is_new"]:  # another file of that name: who follows it sees that
+        elif is_new:  # another file of that name: who follows it sees that
             new = path.with_name(f".{path.name}.new")
             new.unlink(missing_ok=True)
-            _write(new, at, data)
+            _write(new, at - base, data)
             new.replace(path)
         else:
-            _write(path, at, data)
+            _write(path, at - base, data)
 
     def _fill(self, path: Path, start: int, end: int) -> None:
         start = max(0, start)
         part = self._ask(self._there(path.parent), [{"name": path.name, "at": start, "end": end, "most": end - start}]).get(path.name)
         if part is not None:
             _write(path, int(part["at"]), base64.b64decode(part["data"]))
+
+
+def _is_replaced(name: str) -> bool:
+    return name.endswith((*_IS_REPLACED, ".npy"))
 
 
 def _write(path: Path, at: int, data: bytes) -> None:

@@ -36,7 +36,7 @@ _AT_ONCE = 200
 _CHANGED_SHOWN = 10
 _LOGS = ("stdout.log", "stderr.log")
 _OF_A_JOB = ("metrics.jsonl", "step.ipynb")
-_READ = ("workflow.yaml", "environment.json", *(f"steps/{part}{name}" for part in ("*/", "*/*/") for name in _OF_A_JOB))
+_READ = ("workflow.yaml", "environment.json", "steps/*/points-*.jsonl", *(f"steps/{part}{name}" for part in ("*/", "*/*/") for name in _OF_A_JOB))
 _FINAL = frozenset({"completed", "failed", "cancelled"})
 
 
@@ -134,9 +134,9 @@ def _tails(client: Client, there: str, status: Mapping[str, Any]) -> dict[Path, 
 
 
 def _end(file: Path, tails: Mapping[Path, str] | None) -> str:
-    if tails is None:
+    if tails is None or file not in tails:  # of points that share their files, the log is in those
         return _settled(files.log(file.parent, file.name, _TAIL))
-    return _settled("".join(tails.get(file, "").splitlines(keepends=True)[-_TAIL:]))
+    return _settled("".join(tails[file].splitlines(keepends=True)[-_TAIL:]))
 
 
 def _files_of(label: str, folder: Path, tails: Mapping[Path, str] | None) -> JobFiles:

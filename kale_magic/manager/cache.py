@@ -221,7 +221,7 @@ class Cache:
                 is_same = False
             if not is_same:
                 found.append(f"file {path} changed")
-        return found
+        return list(dict.fromkeys(found))
 
     def _is_written_by(self, path: Path, earlier: Earlier) -> bool:
         """Whether the step itself wrote a file that its code names, so that its change is no reason to run again.

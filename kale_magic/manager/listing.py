@@ -22,7 +22,7 @@ MOST_FILES = 20_000
 MOST_READ = 16 << 20  # bytes of an answer
 
 
-def listing(folder: str, patterns: Iterable[str], *, makes: bool) -> dict[str, dict[str, Any]]:
+def listing(folder: str, patterns: Iterable[str], *, makes: bool, has_digests: bool = True) -> dict[str, dict[str, Any]]:
     """Return the regular files below a folder that match, by path relative to it.
 
     Parameters
@@ -33,6 +33,8 @@ def listing(folder: str, patterns: Iterable[str], *, makes: bool) -> dict[str, d
         As of :meth:`pathlib.Path.glob`; none of them leads out of the folder.
     makes : bool
         Whether to make the folder, for this user alone, when it is missing.
+    has_digests : bool
+        Whether to read them all; if not, ``digest`` is empty.
 
     Returns
     -------
@@ -60,7 +62,7 @@ def listing(folder: str, patterns: Iterable[str], *, makes: bool) -> dict[str, d
             info = path.lstat()
             if stat.S_ISREG(info.st_mode):
                 is_own = info.st_uid == os.getuid() and not info.st_mode & 0o022
-                digest = _digest(str(path), info.st_size, info.st_mtime_ns)
+                digest = _digest(str(path), info.st_size, info.st_mtime_ns) if has_digests else ""
                 found[str(path.relative_to(base))] = {"size": info.st_size, "digest": digest, "is_own": is_own}
             if len(found) > MOST_FILES:
                 raise UsageError(f"More than {MOST_FILES} files in {folder} match: too many to bring over.", "Name fewer.")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from kale_magic.model.address import describe_point
 from kale_magic.model.literals import to_literal
-from kale_magic.render.ansi import ANSI_STYLE, ansi_to_html
+from kale_magic.render.ansi import ANSI_NIGHT, ANSI_STYLE, ansi_to_html
 from kale_magic.render.chart import chart_svg
 from kale_magic.render.html import pill
 from kale_magic.render.markdown import markdown_html
@@ -31,7 +31,7 @@ _MOST_BARS = 300
 _MOST_JOBS = 200  # whose logs are in the page
 _TIMES = frozenset({"submitted", "ended"})  # of where it comes from
 _STYLE = (
-    "<style>:root{color-scheme:light dark}body{font:15px/1.5 system-ui,-apple-system,'Segoe UI',Roboto,sans-serif;max-width:1000px;margin:24px auto;padding:0 16px}"
+    "<style>:root{color-scheme:light dark;background:Canvas;color:CanvasText}body{font:15px/1.5 system-ui,-apple-system,'Segoe UI',Roboto,sans-serif;max-width:1000px;margin:24px auto;padding:0 16px}"
     "h1{font-size:24px;margin:0}h2{font-size:18px;margin:28px 0 8px;border-bottom:1px solid #8c959f66}h3{font-size:15px;margin:18px 0 4px}"
     ".narrative{margin-top:14px}.narrative h1{font-size:20px}.narrative h2{font-size:17px;border:0;margin:16px 0 4px}"
     "table{border-collapse:collapse;margin:6px 0}td,th{text-align:left;vertical-align:top;padding:3px 16px 3px 0;border-bottom:1px solid #8c959f44}th{font-weight:600}"
@@ -42,7 +42,7 @@ _STYLE = (
     "@media(prefers-color-scheme:dark){.kale-chart :is(path[stroke-width='1.5'],path[stroke-width='4'],circle),.kale-chart text[style]{filter:brightness(1.7)}}"
     "@media print{body{max-width:none;margin:0;font-size:11pt}pre{max-height:none;white-space:pre-wrap;overflow-wrap:anywhere}.wide{overflow:visible}.wide svg{min-width:0}"
     ".figures{grid-template-columns:1fr 1fr}summary,h2,h3{break-after:avoid}svg,figure,tr{break-inside:avoid}details::details-content{content-visibility:visible;block-size:auto}}"
-    f"{ANSI_STYLE}</style>"
+    f"{ANSI_STYLE}@media screen and (prefers-color-scheme:dark){{{ANSI_NIGHT}}}</style>"
 )
 
 
@@ -162,13 +162,14 @@ def _figures(jobs: Sequence[JobFiles]) -> str:
     for job in jobs:
         for name, points in job.metrics.items():
             by_metric.setdefault(name, {})[job.label] = points
-    drawn = [chart_svg(series, title=name, x="step") for name, series in by_metric.items()]
-    drawn += [
+    drawn = "".join(chart_svg(series, title=name, x="step") for name, series in by_metric.items())
+    images = "".join(
         f'<figure><img src="{escape(job.image)}" alt="last image of {escape(job.label)}"><figcaption>{escape(job.label)}</figcaption></figure>'
         for job in jobs
         if job.image
-    ]
-    return f'<h2>Figures</h2><div class="figures">{"".join(drawn)}</div>' if drawn else ""
+    )
+    found = "".join(f'<div class="figures">{part}</div>' for part in (drawn, images) if part)
+    return f"<h2>Figures</h2>{found}" if found else ""
 
 
 def _step(name: str, item: Mapping[str, Any], workflow: Workflow | None) -> str:

@@ -21,6 +21,7 @@ from kale_magic.api.find import Scope
 from kale_magic.errors import KaleError, ManagerUnavailable, UnknownRunError, WorkflowError
 from kale_magic.model import dataflow
 from kale_magic.render.view import Graph, graph_of_plan, graph_of_status
+from kale_magic.widgets.tables import SUFFIXES
 from kale_proxy import pieces
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ class Desk:
         self._is_closed = False
         self.after: Callable[[Seen], None] | None = None  # called after the parts
         self._client = book.follower()
-        self._copies = Copies(book.follower(), self.show) if self._client.host else None
+        self._copies = Copies(book.follower(), self.show, sorted(SUFFIXES)) if self._client.host else None
         self._thread: threading.Thread | None = None
         self.seen = Seen(graph=Graph(()))
 
@@ -177,9 +178,21 @@ class Desk:
         """Return the folder of a job of the run that is shown, or a copy of it here that grows with it; None before the first run."""
         if self.seen.status is None:
             return None
-        folder = Path(self.seen.status["folder"]) / "steps" / step
-        folder = folder if point is None else folder / str(point)
+        folder = self._there(step, point)
         return folder if self._copies is None else self._copies.folder(str(folder))
+
+    def places_of_tables(self, step: str, point: int | None) -> list[Path]:
+        """Return the folders, or copies of them here, where tables may be that a job writes: its own and its workflow's."""
+        if self.seen.status is None:
+            return []
+        folders = [self._there(step, point), Path(self.seen.status["workflow_folder"])]
+        return folders if self._copies is None else [self._copies.folder(str(folder), has_tables=True) for folder in folders]
+
+    def _there(self, step: str, point: int | None) -> Path:
+        """Return the folder of a job on the run's host."""
+        assert self.seen.status is not None
+        folder = Path(self.seen.status["folder"]) / "steps" / step
+        return folder if point is None else folder / str(point)
 
     @property
     def texts(self) -> Texts:

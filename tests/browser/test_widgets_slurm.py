@@ -32,7 +32,14 @@ pytestmark = [pytest.mark.browser, pytest.mark.slurm, pytest.mark.ssh, pytest.ma
 CLOCK = re.compile(r"^as of \d\d:\d\d:\d\d$")
 CELLS = [
     "%load_ext kale_magic\n%kale_workflow far --host login",
-    "%%kale_step md --walltime 00:10:00\nimport os, time\nprint('hello from', os.uname().nodename, flush=True)\ntime.sleep(300)",
+    """%%kale_step md --walltime 00:10:00
+import os, pathlib, time
+from kale_magic.inside import metric
+print('hello from', os.uname().nodename, flush=True)
+for n in range(3):
+    metric(energy=-n, step=n)
+pathlib.Path('far.csv').write_text('t,e\\n0,1\\n1,4\\n')
+time.sleep(300)""",
     "%kale_dashboard",
     "_ = get_ipython().run_line_magic('kale_submit', '--executor slurm --no-cache')",
     "_ = get_ipython().run_line_magic('kale_submit', '--pool fast --no-cache')",
@@ -123,7 +130,7 @@ def test_pool_waits_for_a_full_cluster_which_is_emptied_by_a_click_and_then_runs
         expect(row).to_contain_text("00:30:00 once it begins")
         assert (pool()["state"], pool()["reason"].split(":")[0]) == ("waiting", why.inner_text().strip().split(":")[0])
         assert lab.squeue()[job] == {"i": job, "T": "PENDING", "r": "Resources", "D": "2", "l": "30:00", "P": "debug", "a": "theory", "u": "root"}
-        notebook.look("pool-waiting")
+        notebook.look("pool-waiting", pools)
         other = lab.submit("--nodes=1", "--exclusive", "--job-name=theirs", by=NOBODY)
 
         notebook.run(TO_SLURM)
@@ -153,7 +160,7 @@ def test_pool_waits_for_a_full_cluster_which_is_emptied_by_a_click_and_then_runs
         expect(line["full"]).to_have_count(0)
         expect(line["pool"]).to_have_count(1)
         queue.get_by_label("Filter").fill("")
-        notebook.look("queue-all")
+        notebook.look("queue-all", queue)
         queue.get_by_role("tab", name="login2").click()
         expect(line["full"]).to_have_count(1, timeout=WAIT_MS)  # what its manager, another, is told by the same Slurm
         expect(queue.locator(".when")).to_have_text(CLOCK, timeout=WAIT_MS)
@@ -190,11 +197,15 @@ def test_pool_waits_for_a_full_cluster_which_is_emptied_by_a_click_and_then_runs
         expect(row).to_contain_text("1 of 8")
         second = client.runs(None, 1)[0]["run"]
         assert pool()["running"] == [f"{second}/md"]
-        notebook.look("pool-active")
+        notebook.look("pool-active", pools)
         log = tab(notebook, "Logs").locator(".log")
         expect(log).to_have_text(re.compile(r"^hello from node[12]$"), timeout=WAIT_MS)  # by a copy that grows, since it is on another host
         [copy] = Path(tempfile.gettempdir()).glob(f"kale-live-*/**/{second}/steps/md/stdout.log")
         assert copy.read_text() == f"{log.inner_text().strip()}\n"
+        plots = tab(notebook, "Plots")
+        expect(plots.locator("svg[aria-label='energy: md']")).to_be_visible(timeout=WAIT_MS)
+        plots.locator(".file").select_option("far.csv", timeout=WAIT_MS)
+        expect(plots.locator("svg[aria-label='far.csv: e']")).to_be_visible(timeout=WAIT_MS)
         tab(notebook, "Pools")
         row.get_by_role("button", name="Close fast now").click()
         row.get_by_role("button", name="Really close fast and cancel 1 job").click()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from typing import Any
 
-from kale_magic.manager.listing import reading, searching
+from kale_magic.manager.listing import listing, reading, searching
 
 
 class FarHost:
@@ -21,6 +21,9 @@ class FarHost:
         found = reading(folder, wanted)
         self.came += sum(len(base64.b64decode(part["data"])) for part in found.values())
         return found
+
+    def files(self, folder: str, patterns: Any, *, has_digests: bool) -> dict[str, dict[str, Any]]:
+        return listing(folder, patterns, makes=False, has_digests=has_digests)
 
     def search(self, folder: str, name: str, word: str, at: int, *, is_backward: bool) -> int | None:
         return searching(folder, name, word, at, is_backward=is_backward)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from kale_magic.api import copies as module
+from kale_magic.api import files
 from kale_magic.api.copies import Copies
 from kale_magic.errors import UsageError
 from kale_magic.manager.listing import reading, searching
@@ -86,6 +88,43 @@ def test_another_attempt_begins_anew_and_what_is_replaced_is_whole(tmp_path: Pat
     piece = soon(tail.read)
     assert (piece.text, piece.is_new) == ("second\n", True)
     soon(lambda: (place / "result.json").read_text() == '{"n": 2, "more": true}')
+
+
+def test_of_metrics_the_copy_begins_with_what_came_first_and_no_hole_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, copies: Copies) -> None:
+    monkeypatch.setitem(module._LINES, "metrics.jsonl", 1000)
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_text("".join(f'{{"step": {n}, "e": 1}}\n' for n in range(10_000)))
+    here = copies.folder(str(tmp_path)) / "metrics.jsonl"
+    soon(here.exists)
+    assert here.stat().st_size <= 1000
+    assert files.metrics(here.parent)[-1] == {"step": 9999, "e": 1}
+    with metrics.open("a") as stream:
+        stream.write('{"step": 10000, "e": 2}\n')
+    soon(lambda: files.metrics(here.parent)[-1] == {"step": 10000, "e": 2})
+    assert [item["step"] for item in files.metrics(here.parent)][-3:] == [9998, 9999, 10000]
+
+
+def test_tables_come_where_they_are_asked_for_and_grow(tmp_path: Path, there: FarHost) -> None:
+    table = tmp_path / "out.csv"
+    table.write_text("t,e\n0,1\n")
+    (tmp_path / "notes.txt").write_text("no table")
+    copies = Copies(there, lambda: None, [".csv"])  # type: ignore[arg-type] # as much of a client as is needed
+    here = copies.folder(str(tmp_path), has_tables=True)
+    soon((here / "out.csv").exists)
+    with table.open("a") as stream:
+        stream.write("1,4\n")
+    soon(lambda: (here / "out.csv").read_text() == "t,e\n0,1\n1,4\n")
+    assert not (here / "notes.txt").exists()
+    copies.close()
+
+
+def test_files_that_the_points_of_a_sweep_share_come_for_each_of_them(tmp_path: Path, copies: Copies) -> None:
+    (tmp_path / "points-0.jsonl").write_text('{"out": 3, "stream": "stdout", "text": "hello"}\n')
+    here = copies.folder(str(tmp_path / "3"))
+    soon((here.parent / "points-0.jsonl").exists)
+    with (tmp_path / "points-0.jsonl").open("a") as stream:
+        stream.write('{"end": 3}\n')
+    soon(lambda: (here.parent / "points-0.jsonl").read_text().endswith('{"end": 3}\n'))
 
 
 def test_copies_and_thread_go_when_they_are_closed(tmp_path: Path, there: FarHost) -> None:
