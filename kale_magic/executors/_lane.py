@@ -44,6 +44,7 @@ class Lane:
         self.count_begun = 0
         self.doubt: tuple[str, dict[str, Any]] | None = None  # uuid and result of a point that ended by what ended the kernel
         self.is_killed = False  # we asked for its end
+        self.is_held = False  # in the batch system's queue
         self.wants = 1
         self._rate = 0.0
         self._at = 0

@@ -94,6 +94,8 @@ class ShareKeeper(LaneKeeper):
     def moved(self, lane: Lane, report: Report) -> None:
         """Pass on what the queue says of a job: to all its points while it waits, then to the one that it is at."""
         is_for_all = report.kind is ReportKind.PLACED or (report.data.get("state") in _IN_QUEUE and not lane.info)
+        if is_for_all and report.kind is ReportKind.STATE:
+            lane.is_held = report.data.get("state") == "held"
         for uuid in list(lane.backlog) if is_for_all else [lane.current] if lane.current else []:
             self.sink(Report(report.kind, uuid, report.data))
 
@@ -102,7 +104,8 @@ class ShareKeeper(LaneKeeper):
         lane = self._of[uuid].lane_of(uuid)
         if lane is None:
             super().hold(uuid)
-        elif not lane.info:
+        elif not lane.info and not lane.is_held:  # once for all its points
+            lane.is_held = True
             self.inner.hold(lane.uuid)
 
     def release(self, uuid: str) -> None:
@@ -110,7 +113,8 @@ class ShareKeeper(LaneKeeper):
         lane = self._of[uuid].lane_of(uuid)
         if lane is None:
             super().release(uuid)
-        elif not lane.info:
+        elif not lane.info and lane.is_held:
+            lane.is_held = False
             self.inner.release(lane.uuid)
 
     def fate(self, lane: Lane, ticket: Ticket, report: Report) -> Report | None:

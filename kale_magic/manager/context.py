@@ -42,6 +42,7 @@ class StepBody:
     source: str | None = None
     is_cached: bool = False  # it was to run, and was found unchanged
     files: tuple[tuple[str, str], ...] = ()  # (path, digest) of what its code names in the workflow's folder
+    note: str = ""  # in what it has changed since, where what an earlier run left is used all the same
     points: tuple[tuple[int, str], ...] = ()  # of a sweep that runs in part: points that an earlier run computed, and their folders
 
     @property
@@ -72,6 +73,7 @@ class StepBody:
             data["source"],
             bool(data.get("is_cached")),
             tuple((str(a), str(b)) for a, b in data.get("files") or ()),
+            str(data.get("note") or ""),
             tuple(sorted((int(point), f"{place}/{name}") for place, items in dict(data.get("points") or {}).items() for point, name in items)),
         )
 
@@ -137,6 +139,7 @@ class RunContext:
                 self._is_early(step),
                 self.workflow.steps[step.name].is_gate_release,
                 dict(step.points),
+                step.note,
             )
             for step in self.steps.values()
         ]

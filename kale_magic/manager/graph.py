@@ -41,6 +41,7 @@ class StepPlan:
     is_early: bool = False
     is_gate_before: bool = False  # it is queued only once a person has let it go on
     made: Mapping[int, str] = field(default_factory=dict)  # points that an earlier run has computed -> folders
+    note: str = ""  # in what it has changed since an earlier run whose outputs are used
 
 
 @dataclass(slots=True)
@@ -71,12 +72,12 @@ def expand(plans: Iterable[StepPlan]) -> Iterator[Job]:
         for point in [None] if plan.point_count is None else range(plan.point_count):
             source = plan.source or (plan.made.get(point) if point is not None else None)
             state = StepState.WAITING if source is None else StepState.CACHED
-            reason = "" if source is None else f"its outputs are those of {_run_of(source)}"
+            reason = "" if source is None else f"its outputs are those of {run_of(source)}" + (f", but since then: {plan.note}" if plan.note else "")
             yield Job(index, plan.name, point, state, reason=reason, source=source)
             index += 1
 
 
-def _run_of(source: str) -> str:
+def run_of(source: str) -> str:
     """Return the run that a step's folder, ``.../RUN/steps/STEP`` or that with ``/N``, is of."""
     before, _, after = source.rpartition("/steps/")
     return before.rsplit("/", 1)[-1] if after and before else "an earlier run"

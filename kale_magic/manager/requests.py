@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from kale_magic import protocol
 from kale_magic.errors import ManagerError, PoolError, StoreError, SubmitError, UnknownStepError, UsageError
-from kale_magic.manager.cache import Earlier
 from kale_magic.manager.context import RunContext
 from kale_magic.manager.graph import attempt_uuid, expand
 from kale_magic.manager.listing import listing, reading, searching
+from kale_magic.manager.past import EARLIER_RUNS, Past
 from kale_magic.manager.pools import unknown as no_such_pool
 from kale_magic.manager.runfolder import add_git_state, note_decision
 from kale_magic.manager.submission import Submission
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from kale_magic.manager.service import LiveRun, Service
     from kale_magic.model.run import Demand
 
-_EARLIER_RUNS = 50
-_CACHED_RUNS = 10  # so many are looked through for a step that is unchanged
 _MAX_RUNS = 10_000
 
 
@@ -68,6 +66,7 @@ class Requests:
         self._about = about
         self._keys = keys
         self._pools = pools
+        self._past = Past(service)
         self._submitting = asyncio.Lock()
         self._later: set[asyncio.Future[None]] = set()
         self._ops: dict[str, Callable[[dict[str, Any]], Awaitable[Any]]] = {
@@ -107,9 +106,9 @@ class Requests:
             if (known := service.store.run_of_token(submission.token)) is not None:
                 return {"run": known.id, "folder": known.folder, "seq": 0}
             await asyncio.to_thread(submission.resolve)
-            made = self._made(submission)
+            made = self._past.made(submission)
             chosen = submission.chosen(made)
-            earlier = self._earlier(submission, chosen) if submission.is_cached else {}
+            earlier = self._past.earlier(submission, chosen) if submission.is_cached else {}
             await asyncio.to_thread(submission.decide, chosen, earlier, made)
             demands = await self._demands(submission, chosen)
             if submission.is_dry:
@@ -155,57 +154,6 @@ class Requests:
     def _no_pool(self, name: str) -> PoolError:
         known = [str(pool["name"]) for pool in self._pools.lines()] if self._pools is not None else []
         return no_such_pool(name, known)
-
-    def _made(self, submission: Submission) -> dict[str, str]:
-        """Return the folders in which earlier runs of this workflow left the outputs that are needed; the newest count."""
-        made: dict[str, str] = {}
-        needed = submission.needed()
-        if not needed:
-            return made
-        first = [submission.of_run] if submission.of_run else []
-        earlier = self._service.store.earlier_runs(submission.workflow.name, str(submission.folder), _EARLIER_RUNS)
-        for past in dict.fromkeys([*first, *(record.id for record in earlier)]):
-            run = self._service.find(past)
-            record = run.record
-            for name in (needed - made.keys()) & run.context.steps.keys():
-                step, body = submission.workflow.steps[name], run.context.steps[name]
-                count = submission.plan.steps[name].point_count if step.is_sweep else None
-                folder = body.source or f"{record.folder}/steps/{name}"
-                if run.machine.state(name).is_success and body.point_count == count and os.path.isdir(folder):
-                    made[name] = folder
-            if len(made) == len(needed):
-                break
-        return made
-
-    def _earlier(self, submission: Submission, chosen: list[str]) -> dict[str, list[Earlier]]:
-        """Return, for each chosen step, the newest earlier runs of this workflow that completed it."""
-        found: dict[str, list[Earlier]] = {name: [] for name in chosen}
-        for record in self._service.store.earlier_runs(submission.workflow.name, str(submission.folder), _CACHED_RUNS):
-            run = self._service.find(record.id)
-            common = run.context.workflow.common_code()
-            folders = {name: body.source or f"{record.folder}/steps/{name}" for name, body in run.context.steps.items()}
-            for name in found.keys() & run.context.steps.keys():
-                done = None if run.machine.state(name).is_success else _completed_points(run, name)
-                if done is not None and not done:
-                    continue
-                began = [job.started_at for job in run.machine.find(name, None) if job.started_at]
-                body = run.context.steps[name]
-                if body.source is not None and not body.is_cached:  # only used there, perhaps as it was declared before
-                    continue
-                found[name].append(
-                    Earlier(
-                        run=record.id,
-                        step=run.context.workflow.steps[name],
-                        common=common,
-                        body=body,
-                        folder=folders[name],
-                        producers=folders,
-                        surroundings=record.body.get("surroundings") or {},
-                        used_at=min(began, default=record.submitted_at),
-                        done=done,
-                    )
-                )
-        return found
 
     # -- questions ---------------------------------------------------------------------------------------
 
@@ -278,7 +226,7 @@ class Requests:
             raise UsageError("find: a step is needed.")
         folder, is_below = _text(fields, "folder"), bool(fields.get("below"))
         workflow = _text(fields, "workflow")
-        names = self._service.store.runs_with(step, workflow, folder, is_below=is_below, limit=_EARLIER_RUNS)
+        names = self._service.store.runs_with(step, workflow, folder, is_below=is_below, limit=EARLIER_RUNS)
         found, has_ended = [], False
         for name in names:
             if name in self._service.runs or not has_ended:
@@ -400,11 +348,6 @@ class Requests:
     def _reason(self, run: LiveRun, job: Job) -> str:
         view = run.machine.view(job.step).build(self._service.reason(run))
         return str((view if job.point is None else view["points"][str(job.point)])["reason"])
-
-
-def _completed_points(run: LiveRun, step: str) -> frozenset[int]:
-    """Return the points of a sweep that completed, though not all of them did."""
-    return frozenset(job.point for job in run.machine.find(step, None) if job.point is not None and job.state.is_success)
 
 
 def _decisions(submission: Submission, chosen: list[str], scripts: Mapping[str, str]) -> dict[str, dict[str, Any]]:

@@ -65,6 +65,7 @@ class Submission:
         self.decisions: dict[str, Decision] = {}
         self.surroundings: dict[str, Any] = {}
         self.files: dict[str, dict[str, str]] = {}
+        self.changed: dict[str, str] = {}  # steps that are not chosen, but used as they were -> in what they have changed since
         self.selection = [tuple(map(str, fields.get(key) or ())) for key in ("only", "from", "to")]
         environ = fields.get("environ")  # None: the client is on another host, whose variables mean nothing here
         given = {str(key): str(value) for key, value in dict(os.environ if environ is None else environ).items()}
@@ -110,6 +111,10 @@ class Submission:
             for name in chosen
         ]
         self.decisions = Cache(self.folder, self.surroundings, earlier, made).decide(wanted)
+        for name in chosen:
+            used = {binding.producer for binding in self.plan.steps[name].bindings} & self.changed.keys()
+            if notes := [f"`{producer}` is used as it was, though its {self.changed[producer]}" for producer in sorted(used)]:
+                self.decisions[name] = replace(self.decisions[name], why="; ".join([self.decisions[name].why, *notes]))
 
     def needed(self) -> set[str]:
         """Return the steps that are not chosen but make values which chosen ones use: earlier runs may have them."""
@@ -151,6 +156,7 @@ class Submission:
                     None if is_run else cached[name] if name in cached else made[name],
                     name in cached,
                     tuple(sorted(self.files[name].items())) if name in chosen else (),
+                    "" if name in chosen else self.changed.get(name, ""),
                     tuple(sorted(self.decisions[name].points.items())) if name in self.decisions else (),
                 )
             )
