@@ -102,7 +102,7 @@ class Pack:
         whole = data.rfind(b"\n") + 1
         at = done
         for line in data[:whole].splitlines(keepends=True):
-            match = _LINE.match(line)
+            match = _LINE.match(line) if line.endswith(b"}\n") else None  # one that a full disk cut off says nothing
             if match is None:
                 if (metric := _METRIC.match(line)) is not None:
                     self._metrics.setdefault(int(metric[2]), []).append(_Place(path, at, len(line)))
