@@ -20,6 +20,7 @@ _VARIABLES = (
     ("flux", "FLUX_JOB_ID", ""),
 )  # fmt: skip
 _SLURM_CGROUP = re.compile(r"slurm.*/job_(\d+)(?:/|$)", re.MULTILINE)
+LOOKS_EACH_S = 10.0  # so often does a manager in a batch job ask whether that is over
 _ASK_S = 15.0
 _OVER = frozenset({"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT"})
 
