@@ -1,6 +1,7 @@
 """Looks at Slurm's queue: one squeue for all jobs, now and then, and at the files of those that it says something new of.
 
-An squeue that fails says nothing about any job. One that succeeds and does not show a job counts towards its grace.
+An squeue that fails says nothing about any job. One that succeeds and does not show a job counts towards its grace. Where the manager
+keeps the order of the steps, results of running jobs are glanced at between two looks: what waits for them waits no longer than it must.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 from typing import TYPE_CHECKING
 
 from kale_magic.errors import KaleError, SubmitError
@@ -16,6 +18,7 @@ from kale_magic.executors._slurm_commands import NoAnswer
 from kale_magic.executors._slurm_job import Again, Stage, decide, is_gone, note
 from kale_magic.executors._slurm_look import Look, look
 from kale_magic.model.run import Report, ReportKind
+from kale_proxy.record import RESULT
 
 if TYPE_CHECKING:
     from kale_magic.executors._slurm_book import Book
@@ -31,6 +34,7 @@ _SLOWER = 1.2
 _SHARE = 20  # squeue may run for one part in so many of the time
 _SOON_S = 0.1
 _CANCEL_AGAIN_S = 30.0
+_GLANCE_S = 0.5
 _FOLLOWED = 500  # running jobs whose events are read at each look
 
 
@@ -49,11 +53,13 @@ class Watcher:
         Folder in which jobs tell where their kernels are.
     poll_s, grace_s : float
         See :class:`kale_magic.config.Settings`.
+    glances : bool
+        Whether to glance at results between two looks.
     """
 
-    def __init__(self, book: Book, commands: Slurm, submitter: Submitter, keys: str, poll_s: float, grace_s: float) -> None:
+    def __init__(self, book: Book, commands: Slurm, submitter: Submitter, keys: str, poll_s: float, grace_s: float, *, glances: bool = False) -> None:
         self._book, self._commands, self._submitter, self._keys = book, commands, submitter, keys
-        self._poll_s, self._grace_s = poll_s, grace_s
+        self._poll_s, self._grace_s, self._glances = poll_s, grace_s, glances
         self._poked = asyncio.Event()
         self._is_running = False
         self._interval = poll_s
@@ -82,10 +88,32 @@ class Watcher:
                     is_news = False
                 self._interval = self._poll_s if is_news else min(self._interval * _SLOWER, max(_SLOWEST_S, self._poll_s))
                 pause = max(self._interval, _SHARE * self._commands.took_s) - _SOON_S
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._poked.wait(), max(_SOON_S, pause))
+                await self._pause(max(_SOON_S, pause))
         finally:
             self._is_running = False
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait until it is time for a look, or until somebody pokes."""
+        until = self._book.clock.monotonic() + seconds
+        while not self._poked.is_set() and (left := until - self._book.clock.monotonic()) > 0:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._poked.wait(), min(left, _GLANCE_S) if self._glances else left)
+            if self._glances and not self._poked.is_set():
+                await self._glance()
+
+    async def _glance(self) -> None:
+        """Settle running jobs that have left a result, without a word to the batch system."""
+        running = [job for job in self._sent() if job.is_running][:_FOLLOWED]
+        try:
+            paths = [os.path.join(job.ticket.spec().folder, RESULT) for job in running]
+            has_ended = await asyncio.to_thread(lambda: [os.path.exists(path) for path in paths])
+            found = await self._read([job for job, is_there in zip(running, has_ended, strict=True) if is_there])
+        except (KaleError, OSError):
+            return  # the next look says more
+        now = self._book.clock.monotonic()
+        for job in running:
+            if (seen := found.get(job.ticket.uuid)) is not None and seen.result is not None:
+                self._settle(job, seen, now, is_waiting=False)
 
     async def look(self) -> bool:
         """Ask Slurm once and act on what it says; return whether there was news."""

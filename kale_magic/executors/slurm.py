@@ -72,7 +72,7 @@ class SlurmExecutor(Executor):
         keys = str(settings.keys_dir)
         self._book = Book(clock, self.system)
         self._submitter = Submitter(self._book, commands, keys, listens=settings.slurm_listen)
-        self._watcher = Watcher(self._book, commands, self._submitter, keys, settings.slurm_poll_s, settings.slurm_grace_s)
+        self._watcher = Watcher(self._book, commands, self._submitter, keys, settings.slurm_poll_s, settings.slurm_grace_s, glances=not self.keeps_order)
         self._book.poke = self._watcher.poke
         self._probed: dict[object, str] = {}
 
