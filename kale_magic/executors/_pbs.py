@@ -86,8 +86,8 @@ class Pbs(Dialect):
         return found[0] if found else ""
 
     def find(self, user: str) -> list[str]:
-        """Return ``qselect``, jobs that have ended included."""
-        return ["qselect", *self._history, *(["-u", user] if user else [])]
+        """Return ``qselect``, the user's jobs that have ended included."""
+        return ["qselect", *self._history, "-u", user] if user else ["qselect"]
 
     def learn(self, err: str) -> bool:
         """Do without jobs that have ended where the server keeps no history."""

@@ -1,10 +1,10 @@
 """A real OpenPBS on hosts of :mod:`tests.cluster.hosts`: server, scheduler and comm on login, a MOM on each node, one user.
 
-It has been built by hand (README.rst, Limits); ``KALE_TEST_PBS`` is its prefix, else /opt/pbs. Each host has an ``/etc``, a ``/var/spool`` and
+It has been built by hand (README.rst, Other batch systems); ``KALE_TEST_PBS`` is its prefix, else /opt/pbs. Each host has an ``/etc``, a ``/var/spool`` and
 a ``/root`` of its own in a mount namespace: nothing of this machine's is touched, and all ends with the hosts. The user is not root, whose
 processes PBS does not count as a job's. Run something there as the user::
 
-    python -m tests.cluster.pbs pytest tests/cluster/real_queues.py
+    python -m tests.cluster.pbs python -m pytest -n0 tests/integration/test_real_queues.py
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def prefix() -> Path:
 def missing() -> str:
     """Why there can be no PBS here; empty if there can."""
     if not (prefix() / "sbin" / "pbs_server").exists():
-        return f"needs OpenPBS, which has no package: build it (README.rst, Limits) and set KALE_TEST_PBS to its prefix, here {prefix()}"
+        return f"needs OpenPBS, which has no package: build it (README.rst, Other batch systems) and set KALE_TEST_PBS to its prefix, here {prefix()}"
     return lab.missing()
 
 

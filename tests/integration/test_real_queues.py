@@ -1,9 +1,9 @@
-"""Whole workflows by a real OpenPBS or a real Flux, where this runs with one: both have no packages, and are built by hand (README.rst, Limits).
+"""Whole workflows by a real OpenPBS or a real Flux, where this runs with one: both have no packages, and are built by hand (README.rst, Other batch systems).
 
 ::
 
-    python -m tests.cluster.pbs [--no-history] pytest tests/integration/test_real_queues.py
-    KALE_TEST_QUEUE=flux flux start -s 2 pytest tests/integration/test_real_queues.py
+    python -m tests.cluster.pbs [--no-history] python -m pytest -n0 tests/integration/test_real_queues.py
+    KALE_TEST_QUEUE=flux flux start -s 2 python -m pytest -n0 tests/integration/test_real_queues.py
 """
 
 from __future__ import annotations
