@@ -275,6 +275,10 @@ class Executor(ABC):
     def freeze(self, uuid: str, *, is_on: bool) -> None:  # noqa: B027 - only where ``can_freeze`` says so
         """Stop all processes of a started job where they are, or let them go on; its state is reported."""
 
+    def kernel_of(self, uuid: str) -> str:
+        """Return the uuid of the job in whose kernel a job's code runs: another one where points share a kernel."""
+        return uuid
+
     @abstractmethod
     def reason(self, uuid: str) -> str:
         """Return why a queued job waits, in a few words; empty when it is not queued here."""

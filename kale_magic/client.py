@@ -184,10 +184,20 @@ class Client:
         }
         return self._ask_object(protocol.SUBMIT, fields)
 
-    def files(self, folder: str, patterns: Iterable[str], *, makes: bool = False) -> dict[str, dict[str, Any]]:
+    def files(self, folder: str, patterns: Iterable[str], *, makes: bool = False, has_digests: bool = True) -> dict[str, dict[str, Any]]:
         """Return files of the manager's host; see :func:`kale_magic.manager.listing.listing`."""
-        found = self._ask_object(protocol.FILES, {"folder": folder, "patterns": list(patterns), "make": makes})
+        found = self._ask_object(protocol.FILES, {"folder": folder, "patterns": list(patterns), "make": makes, "brief": not has_digests})
         return {str(name): dict(item) for name, item in found["files"].items()}
+
+    def read(self, folder: str, wanted: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+        """Return what is lacking here of files of the manager's host; see :func:`kale_magic.manager.listing.reading`."""
+        found = self._ask_object(protocol.READ, {"folder": folder, "wanted": list(wanted)})
+        return {str(name): dict(item) for name, item in found["files"].items()}
+
+    def search(self, folder: str, name: str, word: str, at: int | None, *, is_backward: bool = False) -> int | None:
+        """Return where a word stands next in a file of the manager's host, from its beginning or end if ``at`` is None."""
+        found = self._ask_object(protocol.SEARCH, {"folder": folder, "name": name, "word": word, "at": at, "back": is_backward})["at"]
+        return None if found is None else int(found)
 
     def folder_there(self, folder: str | Path) -> str:
         """Return the workflow folder that the manager knows for one of ours: itself, or on a login host its counterpart.
@@ -280,7 +290,7 @@ class Client:
     def survey(self, executor: str | None = None, *, is_all: bool = False) -> list[dict[str, Any]]:
         """Return the batch system's own queue, this user's jobs or everyone's; see :meth:`kale_magic.abc.Executor.survey`.
 
-        ``executor`` is the one meant; None means all that have jobs of ours.
+        ``executor`` is the one meant; None means all that have jobs of ours, and those whose commands are on the manager's host.
         """
         return self._ask_list(protocol.SURVEY, {"executor": executor, "all": is_all})
 

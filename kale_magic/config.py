@@ -43,7 +43,7 @@ class Settings:
     (None: Kale's own). ``manager_host`` is the login host, of this same home, on which the manager is started (empty: where the
     client is). ``slurm_poll_s`` is how often Slurm's queue is looked at when things happen there,
     ``slurm_grace_s`` how long a job must be missing from it to count as gone, ``slurm_max_jobs`` how many jobs are
-    in it at most at once, ``slurm_command_s`` how long one of Slurm's commands may take; ``slurm_listen`` whether
+    in it at most at once, ``slurm_kernels`` among how many of them a sweep with ``--reuse-kernel`` is shared out, ``slurm_command_s`` how long one of Slurm's commands may take; ``slurm_listen`` whether
     kernels of its jobs listen on TCP too, by CURVE. ``container_runtime`` is the program that runs containers (empty:
     what there is on the node), ``container_bind`` are folders that all of them see.
     """
@@ -62,6 +62,7 @@ class Settings:
     slurm_poll_s: float = 1.0
     slurm_grace_s: float = 60.0
     slurm_max_jobs: int = 1000
+    slurm_kernels: int = 8
     slurm_command_s: float = 60.0
     slurm_listen: bool = False
     container_runtime: str = ""
@@ -119,6 +120,7 @@ _KEYS = (
     ("slurm", "poll_s", "KALE_SLURM_POLL_S", "slurm_poll_s", float),
     ("slurm", "grace_s", "KALE_SLURM_GRACE_S", "slurm_grace_s", float),
     ("slurm", "max_jobs", "KALE_SLURM_MAX_JOBS", "slurm_max_jobs", int),
+    ("slurm", "kernels", "KALE_SLURM_KERNELS", "slurm_kernels", int),
     ("slurm", "command_s", "KALE_SLURM_COMMAND_S", "slurm_command_s", float),
     ("slurm", "listen", "KALE_SLURM_LISTEN", "slurm_listen", bool),
     ("container", "runtime", "KALE_CONTAINER_RUNTIME", "container_runtime", "runtime"),

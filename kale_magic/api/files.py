@@ -137,9 +137,9 @@ def require_own(folder: Path) -> None:
 
 
 def _require_own_values(folder: Path) -> None:
-    """Refuse values that are not this user's alone; of a point without a folder of its own, the step's counts."""
-    is_packed = not folder.exists() and pack.of(folder.parent) is not None
-    require_own(folder.parent.parent if is_packed else folder)
+    """Refuse values that are not this user's alone; of a point without a folder of its own, that of the step which ran it counts."""
+    packed = None if folder.exists() else pack.of(folder.parent)
+    require_own(folder if packed is None else packed[0].folder)
 
 
 def _last_lines(stream: Any, count: int) -> bytes:

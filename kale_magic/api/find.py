@@ -7,6 +7,7 @@ the Python API, the magics and the command line.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from kale_magic.errors import UnknownRunError, UnknownStepError, UsageError
 from kale_magic.model.states import StepState
+from kale_proxy import pack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -100,13 +102,16 @@ class Target:
             return self.folder
         from kale_magic.api import mirror
 
-        packed = ("points-*.jsonl", "metrics.jsonl", "values/*.bin")[: 3 if patterns else 2]
+        packed = ("points-*.jsonl", "metrics.jsonl", pack.ELSEWHERE, "values/*.bin")[: 4 if patterns else 3]
         if self.point is not None:  # the points of a sweep may keep their files together
             mirror.fetch(self.client, str(self.folder.parent), packed, is_fresh=is_fresh)  # type: ignore[arg-type]
         elif patterns:
             patterns = (*patterns, *packed)
         deeper = tuple(f"*/{pattern}" for pattern in mirror.SMALL) if self.point is None else ()
-        return mirror.fetch(self.client, str(self.folder), patterns or (*mirror.SMALL, *deeper), is_fresh=is_fresh)  # type: ignore[arg-type]
+        here = mirror.fetch(self.client, str(self.folder), patterns or (*mirror.SMALL, *deeper), is_fresh=is_fresh)  # type: ignore[arg-type]
+        for folder in sorted({place.parent for place in pack.elsewhere(here).values()}):  # points that an earlier run has computed
+            mirror.fetch(self.client, os.path.normpath(self.folder / os.path.relpath(folder, here)), packed, is_fresh=is_fresh)  # type: ignore[arg-type]
+        return here
 
     @property
     def label(self) -> str:

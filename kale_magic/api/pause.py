@@ -7,6 +7,7 @@ by the manager, whose executor knows every process. Called by the Python API, th
 from __future__ import annotations
 
 import re
+import time
 from typing import TYPE_CHECKING
 
 from kale_magic.api.find import refuse_without_kernel
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 _FRAME = re.compile(r'File "(?P<file>[^"]*)", line (?P<line>\d+), in (?P<function>\S+)')
 LONGEST_S = 7 * 86400.0
+_FREEZE_S = 5.0  # so long may a batch system take to pass on what it was asked
 _NO_KERNEL = frozenset({"shell", "script"})
 
 
@@ -44,6 +46,11 @@ def pause(visits: Visits, target: Target, *, lease_s: float = LONGEST_S, is_free
         raise UsageError(f"{target} {target.doing}: only a running step can be paused.")
     if is_freezing:
         visits.client.freeze(target.run, target.step, target.point, is_on=True)
+        end = time.monotonic() + _FREEZE_S
+        while not visits.client.where(target.run, target.step, target.point)["reason"].startswith("frozen"):
+            if time.monotonic() > end:
+                return "is being frozen: where it runs was asked to, and has not said so yet"
+            time.sleep(0.02)
         return "is frozen: all its processes stand, and no visitor is answered"
     if target.kind in _NO_KERNEL:
         raise UsageError(f"{target} is a {target.kind} step: it has no lines to hold it between.", "Stop its processes: --freeze.")

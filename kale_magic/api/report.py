@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kale_magic.api import edits, files, mirror
+from kale_magic.api.lineage import lineage
 from kale_magic.api.plots import Source, of_metrics
 from kale_magic.errors import KaleError, UsageError, WorkflowError
 from kale_magic.formats import native
@@ -28,8 +31,12 @@ _TAIL = 60  # lines of each log
 _MOST_IMAGE = 2_000_000  # characters
 _MOST_NOTEBOOK = 64 << 20
 _MOST_JOBS = 500
-_OF_A_JOB = ("stdout.log", "stderr.log", "metrics.jsonl", "step.ipynb")
-_READ = ("workflow.yaml", "environment.json", *(f"steps/{part}{name}" for part in ("*/", "*/*/") for name in _OF_A_JOB))
+_MOST_TAIL = 16 << 10  # bytes of each, of a run on a login host
+_AT_ONCE = 200
+_CHANGED_SHOWN = 10
+_LOGS = ("stdout.log", "stderr.log")
+_OF_A_JOB = ("metrics.jsonl", "step.ipynb")
+_READ = ("workflow.yaml", "environment.json", "steps/*/points-*.jsonl", *(f"steps/{part}{name}" for part in ("*/", "*/*/") for name in _OF_A_JOB))
 _FINAL = frozenset({"completed", "failed", "cancelled"})
 
 
@@ -51,7 +58,11 @@ def write_report(client: Client, status: Mapping[str, Any], file: Path) -> None:
         It can't be written, or what it is made of can't be fetched.
     """
     folder = mirror.run_folder(client, str(status["folder"]), *_READ)
-    page = report({**status, "folder": str(folder)}, origin=f"{client.host}:{status['folder']}" if client.host else str(folder))
+    there, origin, tails = str(status["folder"]), str(folder), None
+    status = {**status, "folder": str(folder)}
+    if client.host:
+        origin, tails = f"{client.host}:{there}", _tails(client, there, status)
+    page = report(status, origin, tails)
     part = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         part.write_text(page, encoding="utf-8")
@@ -61,13 +72,23 @@ def write_report(client: Client, status: Mapping[str, Any], file: Path) -> None:
         raise UsageError(f"{file} can't be written: {exc.strerror or exc}.") from exc
 
 
-def report(status: Mapping[str, Any], origin: str = "") -> str:
-    """Return the report of a run as HTML; ``origin`` is the folder that it names, if that is not the one it reads."""
+def report(status: Mapping[str, Any], origin: str = "", tails: Mapping[Path, str] | None = None) -> str:
+    """Return the report of a run as HTML.
+
+    Parameters
+    ----------
+    status : mapping
+        The run; ``folder`` is what is read.
+    origin : str
+        The folder that the page names, if that is another one.
+    tails : mapping of Path to str, optional
+        The ends of its logs by their paths in ``folder``, if they are not there.
+    """
     folder = Path(str(status["folder"]))
     workflow = _workflow(folder)
-    jobs = [_files_of(label, path) for label, path in _jobs(status, workflow)][:_MOST_JOBS]
+    jobs = [_files_of(label, path, tails) for label, path in islice(_jobs(status, workflow), _MOST_JOBS)]
     now = None if status["state"] in _FINAL else datetime.now(UTC)
-    return report_html(status, workflow, jobs, edges=_edges(workflow, list(status["steps"])), origin=_origin(status, folder, origin), now=now)
+    return report_html(status, workflow, jobs, edges=_edges(workflow, list(status["steps"])), origin=_origin(status, folder, origin), packages=lineage(folder).get("packages"), now=now)
 
 
 def _workflow(folder: Path) -> Workflow | None:
@@ -99,11 +120,31 @@ def _jobs(status: Mapping[str, Any], workflow: Workflow | None) -> Iterator[tupl
             yield name, folder
 
 
-def _files_of(label: str, folder: Path) -> JobFiles:
+def _tails(client: Client, there: str, status: Mapping[str, Any]) -> dict[Path, str]:
+    """Return the ends of the logs of a run on a login host: they alone are brought, not the logs."""
+    folder = Path(str(status["folder"]))
+    jobs = [path for _, path in islice(_jobs(status, _workflow(folder)), _MOST_JOBS)]
+    names = [str((path / name).relative_to(folder)) for path in jobs for name in _LOGS]
+    found: dict[Path, str] = {}
+    for start in range(0, len(names), _AT_ONCE):
+        asked = [{"name": name, "at": 0, "most": _MOST_TAIL} for name in names[start : start + _AT_ONCE]]
+        for name, part in client.read(there, asked).items():
+            found[folder / name] = base64.b64decode(part["data"]).decode("utf-8", "replace")
+    return found
+
+
+def _end(file: Path, tails: Mapping[Path, str] | None) -> str:
+    if tails is None or file not in tails:  # of points that share their files, the log is in those
+        return _settled(files.log(file.parent, file.name, _TAIL))
+    return _settled("".join(tails[file].splitlines(keepends=True)[-_TAIL:]))
+
+
+def _files_of(label: str, folder: Path, tails: Mapping[Path, str] | None) -> JobFiles:
+    stdout, stderr = (_end(folder / name, tails) for name in _LOGS)
     return JobFiles(
         label=label,
-        stdout=_settled(files.log(folder, "stdout.log", _TAIL)),
-        stderr=_settled(files.log(folder, "stderr.log", _TAIL)),
+        stdout=stdout,
+        stderr=stderr,
         metrics=of_metrics([Source(label="", folder=folder)], ()),
         image=last_image(folder),
         edited=tuple(edits.told(folder)),
@@ -136,10 +177,7 @@ def _settled(text: str) -> str:
 
 
 def _origin(status: Mapping[str, Any], folder: Path, shown: str) -> dict[str, str]:
-    try:
-        environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        environment = {}
+    environment = lineage(folder)
     try:
         digest = hashlib.sha256((folder / "workflow.yaml").read_bytes()).hexdigest()
     except OSError:
@@ -155,10 +193,23 @@ def _origin(status: Mapping[str, Any], folder: Path, shown: str) -> dict[str, st
         "nodes": ", ".join(nodes),
         "interpreter": environment.get("python"),
         "Kale": environment.get("kale_version"),
+        "submitted on": environment.get("submitted_on"),
+        "rerun of": environment.get("rerun_of"),
+        "repository": _git(environment.get("git") or {}),
+        "modules": ", ".join(environment.get("modules") or ()),
         "variables handed on": ", ".join(environment.get("kept") or ()),
         "variables left out": ", ".join(environment.get("stripped") or ()),
     }
     return {key: str(value) for key, value in rows.items() if value}
+
+
+def _git(state: Mapping[str, Any]) -> str:
+    """Return the state of the workflow's repository in words."""
+    if not state.get("commit"):
+        return ""
+    changed = state.get("changed") or []
+    files_changed = f", with {len(changed)} changed file{'s' * (len(changed) != 1)}: {', '.join(changed[:_CHANGED_SHOWN])}" if changed else ", nothing changed"
+    return f"{state['commit']} ({state.get('branch')}){files_changed}{' ...' if len(changed) > _CHANGED_SHOWN else ''}"
 
 
 def _nodes(step: Mapping[str, Any]) -> list[str]:

@@ -374,7 +374,7 @@ def live_folder(target: Target) -> Path:
 def _is_sweep(target: Target) -> bool:
     if target.point is not None or (target.files / "outputs").exists():
         return False
-    return pack.of_step(target.files) is not None or (target.files / "0").is_dir()
+    return pack.of_step(target.files) is not None or bool(pack.numbers(target.files))
 
 
 def _output_folders(target: Target, names: Sequence[str]) -> list[Path]:
@@ -387,9 +387,7 @@ def _output_folders(target: Target, names: Sequence[str]) -> list[Path]:
     base = target.fetched(*(f"*/{pattern}" for pattern in wanted)) if is_sweep else target.fetched(*wanted)
     if not is_sweep:
         return [base / "outputs"]
-    packed = pack.of_step(base)
-    numbers = packed.points() if packed is not None else sorted(int(folder.name) for folder in base.iterdir() if folder.name.isdigit())
-    return [base / str(number) / "outputs" for number in numbers]
+    return [base / str(number) / "outputs" for number in pack.numbers(base)]
 
 
 def _error_of(reply: dict[str, Any]) -> str:

@@ -50,8 +50,7 @@ def stop(arguments: argparse.Namespace, console: Console) -> int:
         with Client.connect(start=False) as client:
             pid, is_here = client.hello.pid, not client.login
             client.shutdown()
-            if is_here:
-                _wait_until_gone(pid)  # so that `manager start` right after it meets no half-ended one
+            _wait_until_gone(pid, is_here=is_here)  # so that `manager start` right after it meets no half-ended one
     except ProtocolVersionError:
         pid = _end_by_signal()
     except ManagerUnavailable:
@@ -132,10 +131,20 @@ def _end_by_signal() -> int:
     return pid
 
 
-def _wait_until_gone(pid: int) -> None:
+def _wait_until_gone(pid: int, *, is_here: bool = True) -> None:
+    """Wait until a manager has ended; one on another login host has when its own file in the shared home is gone."""
     settings = config.load()
+
+    def is_there() -> bool:
+        if is_here:
+            return bool(_command_line(pid))
+        try:
+            return bool(json.loads(settings.manager_file.read_text())["pid"] == pid)
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
     deadline = time.monotonic() + _ENDS_WITHIN_S
-    while _command_line(pid):
+    while is_there():
         if time.monotonic() > deadline:
             raise ManagerError(
                 f"The manager (pid {pid}) did not end within {_ENDS_WITHIN_S:g} s.", f"Its log is {settings.log_file}."

@@ -71,7 +71,8 @@ def unused(old: list[dict[str, Any]], kept: Iterable[dict[str, Any]]) -> list[di
     """Return those of old runs whose outputs no kept run uses, as its own ``cached`` steps."""
     from kale_magic.api.lineage import lineage
 
-    sources = [Path(source) for run in kept for source in (lineage(Path(str(run.get("folder")))).get("sources") or {}).values()]
+    known = [lineage(Path(str(run.get("folder")))) for run in kept]
+    sources = [Path(source) for found in known for source in [*(found.get("sources") or {}).values(), *(found.get("sources_of_points") or ())]]
     return [run for run in old if not any(source.is_relative_to(str(run["folder"])) for source in sources)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kale_magic.abc import Ticket
-from kale_proxy.pack import points_file
+from kale_proxy.pack import points_file, told_file
 from kale_proxy.spec import PointSpec
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from kale_proxy.spec import JobSpec
 
 GIVEN = "kernels.jsonl"  # which kernel was given which points
-_AHEAD_S = 0.4  # so much work is handed to a kernel ahead
+_AHEAD_S, _AHEAD_FAR_S = 0.4, 3.0  # so much work is handed to a kernel ahead
 _MOST_AHEAD = 256
 _MOST_BYTES = 60_000  # of one message: it must fit into a socket's buffer while the kernel is busy
 _SMOOTH = 0.5
@@ -40,11 +41,15 @@ class Lane:
         self.is_taken = self.is_started = self.is_finishing = False
         self.current, self.current_at = "", ""
         self.told = ""  # the point of which it was told that it runs
-        self.has_begun = False
+        self.count_begun = 0
+        self.doubt: tuple[str, dict[str, Any]] | None = None  # uuid and result of a point that ended by what ended the kernel
+        self.is_killed = False  # we asked for its end
+        self.is_held = False  # in the batch system's queue
         self.wants = 1
         self._rate = 0.0
         self._at = 0
-        self._looked = 0.0
+        self._ended_at = 0.0
+        self.looked = 0.0  # when its file was read last
         self._rest = b""
         self._fd: int | None = None
 
@@ -52,38 +57,78 @@ class Lane:
         """Return the points that it was given and has not begun, as they are handed over."""
         return [asdict(self.group.point(ticket)) for uuid, ticket in self.backlog.items() if uuid != self.current]
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether it has begun any point."""
+        return self.count_begun > 0
+
+    def where(self) -> dict[str, Any]:
+        """Return in which job of the batch system and on which node it runs, as far as that is known."""
+        return {name: self.info[name] for name in ("native_id", "node") if self.info.get(name)}
+
+    def tell(self, message: dict[str, Any]) -> None:
+        """Leave it a message in a file, where nothing else leads to it (:func:`kale_proxy.pack.told_file`); raises OSError."""
+        os.makedirs(self.group.folder, mode=0o700, exist_ok=True)
+        fd = os.open(told_file(self.group.folder, self.number), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(fd, json.dumps(message).encode() + b"\n")
+        finally:
+            os.close(fd)
+
     def read(self, moment: float) -> list[tuple[str, dict[str, Any]]]:
         """Return uuid and result of each point that has ended since the last look."""
+        return self.absorb(*self.fetch(), moment)
+
+    def fetch(self) -> tuple[int, bytes]:
+        """Return what its file has beyond what was read, and where that begins; may be called in a thread."""
+        at = self._at
+        try:
+            fd = self._open()
+        except OSError:
+            return at, b""
+        data = b""
+        try:
+            while block := os.pread(fd, 1 << 20, at + len(data)):
+                data += block
+        finally:
+            if fd != self._fd:
+                os.close(fd)
+        return at, data
+
+    def _open(self) -> int:
+        """Open its file: on another host's disk each time anew, since only that shows what was written there (NFS, close-to-open)."""
+        if self._fd is not None:
+            return self._fd
+        fd = os.open(points_file(self.group.folder, self.number), os.O_RDONLY | os.O_CLOEXEC)
+        if not self.group.is_far:
+            self._fd = fd
+        return fd
+
+    def absorb(self, at: int, data: bytes, moment: float) -> list[tuple[str, dict[str, Any]]]:
+        """Take up what :meth:`fetch` gave, unless it was taken up meanwhile; return uuid and result of each point that has ended."""
+        if at != self._at:
+            return []
+        self.looked = moment
+        self._at += len(data)
+        *lines, self._rest = (self._rest + data).split(b"\n")
         ended = []
-        for line in self._lines():
+        for line in lines:
             if line.startswith(b'{"begin"'):
                 record = json.loads(line)
-                self.current, self.current_at, self.has_begun = record["uuid"], record["at"], True
+                self.current, self.current_at = record["uuid"], record["at"]
+                self.count_begun += 1
             elif line.startswith(b'{"end"'):
                 record = json.loads(line)
                 if self.current == record["uuid"]:
                     self.current = ""
                 ended.append((record["uuid"], record["result"]))
-        if self._looked and ended:
-            rate = len(ended) / max(moment - self._looked, 1e-3)
+        if self._ended_at and ended:
+            rate = len(ended) / max(moment - self._ended_at, 1e-3)
             self._rate = rate if not self._rate else self._rate + _SMOOTH * (rate - self._rate)
-            self.wants = max(1, min(_MOST_AHEAD, math.ceil(self._rate * _AHEAD_S)))
-        if ended or not self._looked:
-            self._looked = moment
+            self.wants = max(1, min(_MOST_AHEAD, math.ceil(self._rate * (_AHEAD_FAR_S if self.group.is_far else _AHEAD_S))))
+        if ended or not self._ended_at:
+            self._ended_at = moment
         return ended
-
-    def _lines(self) -> list[bytes]:
-        if self._fd is None:
-            try:
-                self._fd = os.open(points_file(self.group.folder, self.number), os.O_RDONLY | os.O_CLOEXEC)
-            except OSError:
-                return []
-        data = b""
-        while block := os.pread(self._fd, 1 << 20, self._at):
-            data += block
-            self._at += len(block)
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        return lines
 
     def close(self) -> None:
         """Let go of its file."""
@@ -93,13 +138,24 @@ class Lane:
 
 
 class Group:
-    """One sweep: its points by where they are, and its kernels."""
+    """One sweep: its points by where they are, and its kernels.
 
-    def __init__(self, ticket: Ticket) -> None:
+    Parameters
+    ----------
+    ticket : Ticket
+        Any of its points.
+    is_far : bool
+        Its kernels run on other hosts.
+    is_shared_out : bool
+        Its kernels are given all their points when they are started.
+    """
+
+    def __init__(self, ticket: Ticket, *, is_far: bool = False, is_shared_out: bool = False) -> None:
+        self.is_far, self._is_shared_out = is_far, is_shared_out
         self.key = (ticket.run, ticket.step)
-        self.base: JobSpec = ticket.spec()
-        self.sample = ticket
-        self.folder = os.path.dirname(self.base.folder)
+        spec = ticket.spec()
+        self.folder = os.path.dirname(spec.folder)
+        self.base: JobSpec = replace(spec, params=_told_params(self.folder) or spec.params)
         self.tickets: dict[str, Ticket] = {}  # all that are not over
         self.waiting: dict[str, Ticket] = {}
         self.held: dict[str, Ticket] = {}
@@ -131,12 +187,13 @@ class Group:
         lane = self.lanes[uuid] = Lane(self, number, uuid)
         name = f"{first.step}, kernel {number}"
         lane.ticket = Ticket(
-            uuid, first.run, name, first.number, first.demand, partial(self._spec, lane), first.environment, first.step, resources=first.resources
-        )
+            uuid, first.run, name, first.number, first.demand, partial(self._spec, lane), first.environment, first.step, resources=first.resources,
+            after=first.after,
+        )  # fmt: skip
         return lane
 
     def _spec(self, lane: Lane) -> JobSpec:
-        return replace(self.base, uuid=lane.uuid, point=None, attempt=1, folder=self.folder, env={}, lane=lane.number, points=lane.first)
+        return replace(self.base, uuid=lane.uuid, point=None, attempt=1, folder=self.folder, env={}, lane=lane.number, points=lane.first, is_share=self._is_shared_out)
 
     def point(self, ticket: Ticket) -> PointSpec:
         """Return what a kernel is told of a point: what differs from the first one's."""
@@ -156,6 +213,22 @@ class Group:
             if len(chosen) >= room - len(again):
                 break
             chosen.append(uuid)
+        for uuid in chosen:
+            del self.waiting[uuid]
+            self.chosen[uuid] = lane
+        return chosen, again
+
+    def share(self, lane: Lane, most: int) -> tuple[list[str], list[Ticket]]:
+        """Choose all the points that a kernel will ever get, of those that wait for the same steps; as :meth:`choose`.
+
+        ``most`` kernels there may be: each that is yet to come gets as many. What was cut off before goes first, where it has most time.
+        """
+        after = lane.ticket.after
+        there = [ticket for ticket in (*self.again.values(), *self.waiting.values()) if ticket.after == after]
+        there.sort(key=lambda ticket: (-ticket.attempt, ticket.number))
+        mine = there[:: max(1, most - len(self.lanes) + 1)]
+        again = [self.again.pop(ticket.uuid) for ticket in mine if ticket.uuid in self.again]
+        chosen = [ticket.uuid for ticket in mine if ticket.uuid in self.waiting]
         for uuid in chosen:
             del self.waiting[uuid]
             self.chosen[uuid] = lane
@@ -217,6 +290,14 @@ def _given(folder: str) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
         except ValueError:
             continue
+
+
+def _told_params(folder: str) -> dict[str, str]:
+    """Return the parameters that the kernels of an earlier life of the manager began with: what is told of points is what differs."""
+    for path in sorted(Path(folder).glob("job*.json")):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            return {str(name): str(text) for name, text in json.loads(path.read_bytes())["params"].items()}
+    return {}
 
 
 def _last_number(folder: str) -> int:

@@ -125,7 +125,7 @@ class SlurmPilots:
             return Sight("gone", "Slurm no longer knows its job") if is_gone else Sight("unknown", "is being submitted")
         self._missing.pop(record.pilot, None)
         if line.state in slurm_text.PENDING:
-            return Sight("waiting", slurm_text.gloss(line), native_id=line.job_id)
+            return Sight("waiting", slurm_text.gloss(line, slurm_text.clock(line.starts_at)), native_id=line.job_id)
         if line.state == "RUNNING":
             return Sight("running", "", await self._nodes(line.node), slurm_text.read_time(line.time_left), line.job_id)
         if line.state in slurm_text.ALIVE:

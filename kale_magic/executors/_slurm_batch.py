@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kale_magic.executors._folder import put_aside, write_private
-from kale_magic.executors.slurm_text import ScriptParts, script
+from kale_magic.executors.slurm_text import ScriptParts, file_name, script
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -107,9 +107,9 @@ def write(batch: Batch, environment: Environment, keys: str, specs: Sequence[Job
         os.makedirs(spec.folder, mode=0o700, exist_ok=True)
         if spec.attempt > 1:
             put_aside(Path(spec.folder), spec.attempt)
-        write_private(f"{spec.folder}/job.json", spec.to_json(), 0o600)
+        write_private(f"{spec.folder}/{file_name(spec, 'job.json')}", spec.to_json(), 0o600)
     folder = os.path.dirname(specs[0].folder) if batch.is_array else specs[0].folder
-    path = f"{folder}/job.sh" if not batch.first else f"{folder}/job-{batch.first}.sh"
+    path = f"{folder}/{file_name(specs[0], 'job.sh')}" if not batch.first else f"{folder}/job-{batch.first}.sh"
     write_private(path, text_of(batch, environment), 0o700)
     if batch.is_array:
         known = {"first": batch.first, "tasks": {ticket.uuid: task for task, ticket in batch.tickets.items()}}

@@ -24,6 +24,7 @@ class Book:
     def __init__(self, clock: Clock, system: str = "Slurm") -> None:
         self.clock, self.system = clock, system
         self.jobs: dict[str, Job] = {}
+        self.stand_ins: dict[str, str] = {}  # what others wait for and is no job of its own -> the job that does it, empty: not known yet
         self.down: tuple[str, str] | None = None
         self.tell: Callable[[Report], None] = lambda _: None
         self.poke: Callable[[], None] = lambda: None
@@ -35,6 +36,14 @@ class Book:
         job = self.jobs.pop(report.uuid, None)
         if job is not None:
             self.tell(report)
+
+    def job_for(self, uuid: str) -> Job | None:
+        """Return the job that does what others wait for; None if that is over, or no job of ours."""
+        return self.jobs.get(self.stand_ins.get(uuid, uuid))
+
+    def is_ahead(self, uuid: str) -> bool:
+        """Whether the job that will do it has yet to be made."""
+        return self.stand_ins.get(uuid) == ""
 
     def set_down(self, words: str) -> None:
         """Note that Slurm does not answer."""

@@ -5,7 +5,7 @@ Sources: JOB STATE CODES of squeue(1); the behaviour of Slurm 22.05 in ``tests/c
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -170,7 +170,8 @@ def _ended_by_slurm(job: Job, state: str) -> Report | None:
         return _lost(job, words)
     limit = job.ticket.resources.walltime_s
     if state in {"TIMEOUT", "DEADLINE"}:
-        return _failed(job, walltime_words(limit) if limit else "the time limit of its partition was reached: ask for more by --walltime")
+        report = _failed(job, walltime_words(limit) if limit else "the time limit of its partition was reached: ask for more by --walltime")
+        return replace(report, data={**report.data, "is_timeout": True})
     if state == "OUT_OF_MEMORY":
         return _failed(job, f"{job.system} ended it: it used more memory than it asked for (--memory)")
     return None

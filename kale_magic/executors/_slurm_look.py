@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kale_magic.executors.slurm_text import file_name
 from kale_proxy import claim
 from kale_proxy.record import ENDED_BY_SIGTERM, published, read_result
 
@@ -52,8 +53,8 @@ def look(spec: JobSpec, keys: str, offset: int, *, is_thorough: bool) -> Look:
     found.kernel = _kernel(spec)
     _events(folder / "events.jsonl", spec, found)
     if is_thorough:
-        found.is_claimed = (claim.read(folder, spec.attempt) or {}).get("uuid") == spec.uuid
-        found.log = _log(folder / "slurm.log") or _log(folder / "job.log")
+        found.is_claimed = (claim.owner_of(spec) or {}).get("uuid") == spec.uuid
+        found.log = _log(folder / file_name(spec, "slurm.log")) or _log(folder / file_name(spec, "job.log"))
     return found
 
 
@@ -96,7 +97,7 @@ def _events(path: Path, spec: JobSpec, found: Look) -> None:
             event = json.loads(line)
         except ValueError:
             continue
-        if event.get("attempt") != spec.attempt:
+        if event.get("attempt") != spec.attempt if spec.lane is None else event.get("kernel") != spec.lane:
             continue
         name, reason = str(event.get("event")), str(event.get("reason") or "")
         if name == "refused" and event.get("uuid") == spec.uuid:

@@ -127,7 +127,9 @@ class Submitter:
         found: dict[str, set[int | None]] = {}
         sizes: dict[str, int] = {}
         for uuid in batch.any_ticket.after:
-            job = self._book.jobs.get(uuid)
+            job = self._book.job_for(uuid)
+            if self._book.is_ahead(uuid):
+                return None
             if job is None:
                 continue
             if job.batch is None or not job.batch.native_id:

@@ -1,7 +1,6 @@
 """Looks at Slurm's queue: one squeue for all jobs, now and then, and at the files of those that it says something new of.
 
-An squeue that fails says nothing about any job. One that succeeds and does not show a job counts towards its grace. Where the manager
-keeps the order of the steps, results of running jobs are glanced at between two looks: what waits for them waits no longer than it must.
+An squeue that fails says nothing about any job. One that succeeds and does not show a job counts towards its grace.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 from typing import TYPE_CHECKING
 
 from kale_magic.errors import KaleError, SubmitError
@@ -18,7 +16,6 @@ from kale_magic.executors._slurm_commands import NoAnswer
 from kale_magic.executors._slurm_job import Again, Stage, decide, is_gone, note
 from kale_magic.executors._slurm_look import Look, look
 from kale_magic.model.run import Report, ReportKind
-from kale_proxy.record import RESULT
 
 if TYPE_CHECKING:
     from kale_magic.executors._slurm_book import Book
@@ -33,8 +30,8 @@ _SLOWEST_S = 15.0
 _SLOWER = 1.2
 _SHARE = 20  # squeue may run for one part in so many of the time
 _SOON_S = 0.1
+_GLANCES = 5  # at files, between two looks at a queue where little happens
 _CANCEL_AGAIN_S = 30.0
-_GLANCE_S = 0.5
 _FOLLOWED = 500  # running jobs whose events are read at each look
 
 
@@ -53,13 +50,11 @@ class Watcher:
         Folder in which jobs tell where their kernels are.
     poll_s, grace_s : float
         See :class:`kale_magic.config.Settings`.
-    glances : bool
-        Whether to glance at results between two looks.
     """
 
-    def __init__(self, book: Book, commands: Slurm, submitter: Submitter, keys: str, poll_s: float, grace_s: float, *, glances: bool = False) -> None:
+    def __init__(self, book: Book, commands: Slurm, submitter: Submitter, keys: str, poll_s: float, grace_s: float) -> None:
         self._book, self._commands, self._submitter, self._keys = book, commands, submitter, keys
-        self._poll_s, self._grace_s, self._glances = poll_s, grace_s, glances
+        self._poll_s, self._grace_s = poll_s, grace_s
         self._poked = asyncio.Event()
         self._is_running = False
         self._interval = poll_s
@@ -88,32 +83,31 @@ class Watcher:
                     is_news = False
                 self._interval = self._poll_s if is_news else min(self._interval * _SLOWER, max(_SLOWEST_S, self._poll_s))
                 pause = max(self._interval, _SHARE * self._commands.took_s) - _SOON_S
-                await self._pause(max(_SOON_S, pause))
+                await self._rest(max(_SOON_S, pause))
         finally:
             self._is_running = False
 
-    async def _pause(self, seconds: float) -> None:
-        """Wait until it is time for a look, or until somebody pokes."""
-        until = self._book.clock.monotonic() + seconds
-        while not self._poked.is_set() and (left := until - self._book.clock.monotonic()) > 0:
+    async def _rest(self, seconds: float) -> None:
+        """Wait so long, or until poked; look at the files alone meanwhile, which say how a job ended whatever Slurm is busy with."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while (left := end - loop.time()) > 0:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._poked.wait(), min(left, _GLANCE_S) if self._glances else left)
-            if self._glances and not self._poked.is_set():
+                await asyncio.wait_for(self._poked.wait(), min(left, max(self._poll_s, self._interval / _GLANCES)))
+                return
+            if end - loop.time() > _SOON_S:
                 await self._glance()
 
     async def _glance(self) -> None:
-        """Settle running jobs that have left a result, without a word to the batch system."""
-        running = [job for job in self._sent() if job.is_running][:_FOLLOWED]
-        try:
-            paths = [os.path.join(job.ticket.spec().folder, RESULT) for job in running]
-            has_ended = await asyncio.to_thread(lambda: [os.path.exists(path) for path in paths])
-            found = await self._read([job for job, is_there in zip(running, has_ended, strict=True) if is_there])
-        except (KaleError, OSError):
-            return  # the next look says more
-        now = self._book.clock.monotonic()
-        for job in running:
+        """Read the files of jobs that run, and of those that wait while there is news: short ones come and go between two looks."""
+        is_lively = self._interval <= self._poll_s
+        due = [job for job in self._sent() if (is_lively or self._is_worth_a_look(job)) and job.line is not None][:_FOLLOWED]
+        found = await self._read(due)
+        open_ = frozenset(self._book.jobs)
+        for job in due:
             if (seen := found.get(job.ticket.uuid)) is not None and seen.result is not None:
-                self._settle(job, seen, now, is_waiting=False)
+                is_waiting = any(uuid in open_ for uuid in job.ticket.after)
+                self._settle(job, seen, self._book.clock.monotonic(), is_waiting=is_waiting)
 
     async def look(self) -> bool:
         """Ask Slurm once and act on what it says; return whether there was news."""
@@ -139,7 +133,7 @@ class Watcher:
             due.append(job)
         await self._look_up([job for job in due if not job.is_looked_up and is_gone(job, now, self._grace_s)], now)
         found = await self._read([job for job in due if self._is_worth_a_look(job)])
-        open_ = frozenset(self._book.jobs)  # what a parent that ends now means for its children, the manager has yet to say
+        open_ = frozenset(self._book.jobs) | self._book.stand_ins.keys()  # what a parent that ends now means for its children, the manager has yet to say
         for job in due:
             is_waiting = any(uuid in open_ for uuid in job.ticket.after)
             self._settle(job, found.get(job.ticket.uuid, Look(offset=job.offset)), now, is_waiting=is_waiting)

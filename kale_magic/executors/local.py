@@ -172,6 +172,10 @@ class LocalExecutor(Executor):
         """Tell a kernel that runs many points something; lost if it is out of reach."""
         self._tell(uuid, "feed", message=message)
 
+    def has_time(self, ticket: Ticket) -> bool:  # noqa: ARG002
+        """Whether one more point can be given to such a kernel: this machine has no end."""
+        return True
+
     def interrupt_point(self, uuid: str, mark: str) -> None:
         """Interrupt the code of one point of such a kernel; ``mark`` begins with the point's uuid."""
         self._tell(uuid, "interrupt", point=mark)

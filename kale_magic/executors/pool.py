@@ -24,7 +24,7 @@ from kale_magic.executors._folder import job_script, prepare_folder
 from kale_magic.executors._pool_jobs import Job, Settler, cancelled_before
 from kale_magic.executors._pool_keeper import Keeper
 from kale_magic.executors._pool_launch import failure, launch_of
-from kale_magic.executors._pool_queue import PoolQueue, Room
+from kale_magic.executors._pool_queue import PoolQueue, Room, fits_time
 from kale_magic.executors._pool_words import demand_of, summary
 from kale_magic.executors._queue import HELD
 from kale_magic.model.run import Report, ReportKind
@@ -171,6 +171,18 @@ class PoolExecutor(Executor):
     def interrupt(self, uuid: str) -> None:
         """Interrupt a started job's code."""
         self._tell(self._jobs.get(uuid), "interrupt")
+
+    def feed(self, uuid: str, message: dict[str, Any]) -> None:
+        """Tell a kernel that runs many points something; lost if it is out of reach."""
+        self._tell(self._jobs.get(uuid), "feed", message=message)
+
+    def interrupt_point(self, uuid: str, mark: str) -> None:
+        """Interrupt the code of one point of such a kernel; ``mark`` begins with the point's uuid."""
+        self._tell(self._jobs.get(uuid), "interrupt", point=mark)
+
+    def has_time(self, ticket: Ticket) -> bool:
+        """Whether one more point can be given to such a kernel: it fits into the time that the allocation has left."""
+        return fits_time(ticket, self.keeper.left_s())
 
     def release(self, uuid: str) -> None:
         """End the look at an interrupted job, or the hold of a waiting one."""
@@ -334,7 +346,9 @@ class PoolExecutor(Executor):
 
     def is_joined(self, job: Job) -> bool:
         """Whether the node of a job is there and answers."""
-        link = self.keeper.links.get(job.node or "")
+        if job.node is None:  # of an earlier life, and no supervisor knows it
+            return self.keeper.is_complete() and not job.over
+        link = self.keeper.links.get(job.node)
         return link is not None and link.is_open and not job.over
 
     def refuse(self, job: Job, reason: str) -> None:

@@ -212,11 +212,13 @@ class QueueExecutor(SlurmExecutor):
         spec = ticket.spec()
         native = [line if line.startswith("#") else f"{mark} {line}" for line in ticket.resources.native]
         point = "" if spec.point is None else f"[{spec.point}]"
-        argv, is_input = self._dialect.submit("job.sh")
+        own = slurm_text.file_name(spec, "job.sh")
+        argv, is_input = self._dialect.submit(own)
+        what = f"Step {spec.step}{point} of run {spec.run}, attempt {spec.attempt}" if spec.lane is None else slurm_text.lane_words(spec)
         head = [
             "#!/bin/bash",
-            f"# Step {spec.step}{point} of run {spec.run}, attempt {spec.attempt}; written by Kale, to be submitted by: {' '.join(argv)}{' < job.sh' if is_input else ''}",
-            *self._dialect.directives(ticket.resources, batch.name, f"{spec.folder}/job.log"),
+            f"# {what}; written by Kale, to be submitted by: {' '.join(argv)}{f' < {own}' if is_input else ''}",
+            *self._dialect.directives(ticket.resources, batch.name, f"{spec.folder}/{slurm_text.file_name(spec, 'job.log')}"),
             *native,
             *self._own(spec.code if spec.kind == "script" else ""),
             "",

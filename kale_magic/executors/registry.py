@@ -20,11 +20,11 @@ DEFAULT = "local"
 GROUP = "kale_magic.executors"
 _OWN = {
     "local": "kale_magic.executors.lanes:create_local",
-    "slurm": "kale_magic.executors.slurm:create",
-    "pbs": "kale_magic.executors.queues:create_pbs",
-    "lsf": "kale_magic.executors.queues:create_lsf",
-    "flux": "kale_magic.executors.queues:create_flux",
-    "slurm-rest": "kale_magic.executors.slurm_rest:create",
+    "slurm": "kale_magic.executors.lanes:create_slurm",
+    "pbs": "kale_magic.executors.lanes:create_pbs",
+    "lsf": "kale_magic.executors.lanes:create_lsf",
+    "flux": "kale_magic.executors.lanes:create_flux",
+    "slurm-rest": "kale_magic.executors.lanes:create_slurm_rest",
     "snakemake": "kale_magic.executors.engine:create_snakemake",
     "cwltool": "kale_magic.executors.engine:create_cwltool",
 }

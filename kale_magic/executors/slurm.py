@@ -16,7 +16,6 @@ import contextlib
 import os
 import signal
 from collections import Counter
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from kale_magic.abc import Executor, QueueLine
@@ -72,7 +71,7 @@ class SlurmExecutor(Executor):
         keys = str(settings.keys_dir)
         self._book = Book(clock, self.system)
         self._submitter = Submitter(self._book, commands, keys, listens=settings.slurm_listen)
-        self._watcher = Watcher(self._book, commands, self._submitter, keys, settings.slurm_poll_s, settings.slurm_grace_s, glances=not self.keeps_order)
+        self._watcher = Watcher(self._book, commands, self._submitter, keys, settings.slurm_poll_s, settings.slurm_grace_s)
         self._book.poke = self._watcher.poke
         self._probed: dict[object, str] = {}
 
@@ -148,8 +147,15 @@ class SlurmExecutor(Executor):
         return taken
 
     def _is_taken(self, uuid: str) -> bool:
-        job = self._book.jobs.get(uuid)
-        return job is None or job.stage is not Stage.WAITING
+        job = self._book.job_for(uuid)
+        return not self._book.is_ahead(uuid) and (job is None or job.stage is not Stage.WAITING)
+
+    def represent(self, uuid: str, job: str | None) -> None:
+        """Know the job that runs a point of a sweep which later jobs wait for: empty, it is yet to be made; None, the point is over."""
+        if job is None:
+            self._book.stand_ins.pop(uuid, None)
+        else:
+            self._book.stand_ins[uuid] = job
 
     def start(self, uuid: str) -> None:
         """Submit a taken job, together with others of this turn."""
@@ -255,7 +261,7 @@ class SlurmExecutor(Executor):
             return "submitted" if job.native_id else f"{self.system} takes no more of your jobs now: {full}" if full else "is being submitted"
         if not job.is_pending:
             return f"starts on {job.line.node}" if job.line.node else "starts"
-        return slurm_text.gloss(job.line, _clock(job.line.starts_at), self.system)
+        return slurm_text.gloss(job.line, slurm_text.clock(job.line.starts_at), self.system)
 
     def queue(self) -> list[QueueLine]:
         """Return what runs and what waits."""
@@ -301,7 +307,3 @@ def _surveyed(line: Line) -> dict[str, Any]:
         "time_left": line.time_left, "starts_at": iso(line.starts_at) if line.starts_at else "",
     }  # fmt: skip
     return {name: value for name, value in found.items() if value}
-
-
-def _clock(at: float | None) -> str:
-    return "" if at is None else datetime.fromtimestamp(at).astimezone().strftime("at %H:%M on %d %b")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import shlex
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from kale_magic.executors._environment import FIND_MODULE, export_line
@@ -156,6 +157,11 @@ def gloss(line: Line, when: str = "", system: str = "Slurm") -> str:
     return text + (f"; may start {when}" if when else "")
 
 
+def clock(at: float | None) -> str:
+    """Return a moment, in seconds since 1970, as words that go with :func:`gloss`; empty if it is not known."""
+    return "" if at is None else datetime.fromtimestamp(at).astimezone().strftime("at %H:%M on %d %b")
+
+
 def lost_words(state: str) -> str:
     """Return why a job in this state is to be tried again; empty if it is not."""
     return _LOST.get(state, "")
@@ -265,11 +271,12 @@ def script(parts: ScriptParts) -> str:
     step, folder = spec.step, parts.base if parts.tasks is not None else spec.folder
     numbers = f"[{write_tasks(task + parts.first for task in parts.tasks)}]" if parts.tasks is not None else ""
     point = numbers or ("" if spec.point is None else f"[{spec.point}]")
-    output = "/dev/null" if parts.tasks is not None else f"{folder.replace('%', '%%')}/slurm.log"
+    output = "/dev/null" if parts.tasks is not None else f"{folder.replace('%', '%%')}/{file_name(spec, 'slurm.log')}"
     own = spec.code if spec.kind == "script" else ""
+    what = f"Step {step}{point} of run {spec.run}, attempt {spec.attempt}" if spec.lane is None else lane_words(spec)
     head = [
         "#!/bin/bash",
-        f"# Step {step}{point} of run {spec.run}, attempt {spec.attempt}; written by Kale, to be submitted by: sbatch job.sh",
+        f"# {what}; written by Kale, to be submitted by: sbatch {file_name(spec, 'job.sh')}",
         *directives(parts.resources, own),
         "# Kale knows its jobs by their names, and tries again itself",
         f"#SBATCH --job-name={parts.name}",
@@ -298,27 +305,43 @@ def _warning(parts: ScriptParts, code: str) -> Iterator[str]:
 def body(parts: ScriptParts) -> Iterator[str]:
     """Return the lines of a job script after its directives: the environment, then the worker."""
     environment, python = parts.environment, shlex.quote(parts.environment.python)
+    job = f'"$folder/{file_name(parts.spec, "job.json")}"'
     lines = [f"module load {shlex.quote(name)}" for name in environment.modules] + list(environment.setup)
     if lines:
         yield "\n# what the step's environment is made of; a line that fails ends the step, with what the line said"
-        yield 'log="$folder/setup.log"'
+        yield f'log="$folder/{file_name(parts.spec, "setup.log")}"'
         yield "trap '' USR1  # the warning that time is nearly over is for the worker"
         if environment.modules:
             yield FIND_MODULE.rstrip()
         for line in lines:
             quoted = shlex.quote(line)
-            yield f'eval {quoted} >>"$log" 2>&1 || exec {python} -m kale_proxy refuse "$folder/job.json" --log "$log" --line {quoted}'
+            yield f'eval {quoted} >>"$log" 2>&1 || exec {python} -m kale_proxy refuse {job} --log "$log" --line {quoted}'
     if environment.env:
         yield ""
     for name, value in environment.env:
         yield export_line(name, value)
-    yield "\n# the worker: runs the step in a kernel, records it, lets visitors in"
+    is_light = parts.spec.kind in {"shell", "script"}
+    what = "runs the step and records it" if is_light else "runs the step in a kernel, records it, lets visitors in"
+    yield f"\n# the worker: {what}"
     asked = parts.resources
     if has_ranks(asked, parts.spec.kind):
         cpus = f" --cpus-per-task={asked.cpus}" if asked.cpus else ""  # srun no longer takes it from sbatch (22.05)
-        yield f'exec srun --kill-on-bad-exit=1 --unbuffered{cpus} {python} -m kale_proxy run --ranks "$folder/job.json"'
+        yield f"exec srun --kill-on-bad-exit=1 --unbuffered{cpus} {python} -m kale_proxy run --ranks {job}"
+    elif is_light:  # as below, without what -m loads
+        yield f"exec {python} -c 'from kale_proxy.brief import main; main()' {job}"
     else:
-        yield f'exec {python} -m kale_proxy run "$folder/job.json"'
+        yield f"exec {python} -m kale_proxy run {job}"
+
+
+def file_name(spec: JobSpec, name: str) -> str:
+    """Return the name of a job's own file; those of the jobs of a ``--reuse-kernel`` sweep lie side by side: ``job-2.sh``."""
+    stem, _, suffix = name.partition(".")
+    return name if spec.lane is None else f"{stem}-{spec.lane}.{suffix}"
+
+
+def lane_words(spec: JobSpec) -> str:
+    """Return what such a job is."""
+    return f"Job {spec.lane} of those that run the points of step {spec.step} of run {spec.run} in warm kernels"
 
 
 def has_ranks(asked: Resources, kind: str) -> bool:

@@ -12,10 +12,14 @@ import signal
 import sys
 from pathlib import Path
 
+from kale_proxy.listening import listen
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     options = _parser().parse_args(argv)
+    if "file" in options:
+        options.listening = listen(options.file)
     from kale_magic.errors import KaleError
     from kale_proxy.places import PlaceError
     from kale_proxy.relay_front import ConnectionFileError
@@ -78,14 +82,14 @@ def _attach(options: argparse.Namespace) -> int:
 
     mode = "main" if options.main else "write" if options.write else "visit"
     name = str(parse_address(options.step))
-    serve(options.file, name, Seeker(name, options.host), mode=mode, owner=_parent())
+    serve(options.file, name, Seeker(name, options.host), mode=mode, owner=_parent(), listening=options.listening)
     return 0
 
 
 def _front(options: argparse.Namespace) -> int:
     from kale_magic.kernels.front_serve import serve
 
-    serve(options.file, _parent())
+    serve(options.file, _parent(), options.listening)
     return 0
 
 
@@ -95,7 +99,7 @@ def _job(options: argparse.Namespace) -> int:
     from kale_proxy.relay_serve import serve
 
     job, role = KernelJob(options.executor, options.file), owner()
-    serve(options.file, "The job of this kernel", job, mode="main", owner=_parent(), role=role)
+    serve(options.file, "The job of this kernel", job, mode="main", owner=_parent(), role=role, listening=options.listening)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a front end that grows impatient; the job is being ended
     if role.is_restart and (role.is_passed_on or job.is_waiting):
         job.hand_over()

@@ -14,19 +14,21 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def serve(file: Path, owner: int | None) -> None:
+def serve(file: Path, owner: int | None, listening: dict[str, int] | None = None) -> None:
     """Be the kernel of a connection file until the front end shuts it down, ``owner`` ends, or a signal comes.
+
+    ``listening`` is as for :class:`kale_proxy.relay_front.Front`.
 
     Raises
     ------
     ConnectionFileError
         The file is none, or its addresses are taken.
     """
-    asyncio.run(_serve(file, owner))
+    asyncio.run(_serve(file, owner, listening))
 
 
-async def _serve(file: Path, owner: int | None) -> None:
-    front = Front(file)
+async def _serve(file: Path, owner: int | None, listening: dict[str, int] | None) -> None:
+    front = Front(file, listening)
     switch = Switch(front)
     front.open(switch.take, switch.go_on)
     loop = asyncio.get_running_loop()

@@ -42,7 +42,7 @@ def dry_run(session: KaleMagics, workflow: Workflow, plan: Plan, chosen: Collect
     )["steps"]
     cached = [name for name in plan.order if name in chosen and fates[name]["state"] == "cached"]
     order = [name for name in plan.order if name in chosen and name not in cached]
-    jobs = sum(workflow.steps[name].point_count for name in order)
+    jobs = sum((fates[name].get("points") or {}).get("runs", workflow.steps[name].point_count) for name in order)
     print(f"Workflow {workflow.name}: {len(order)} steps, {jobs} jobs, in this order; nothing was submitted.")
     print(f"Folder: {session.folder}")
     print(f"Environment: {len(environ)} variables; left out: {', '.join(left_out) or 'none'}")

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from kale_magic.dsl.session import Declarations
     from kale_magic.magics.live import LiveView
     from kale_magic.magics.plot import LivePlot
+    from kale_magic.model.address import Address
     from kale_magic.model.workflow import Workflow
     from kale_magic.widgets.desk import Desk
 
@@ -157,10 +158,22 @@ class KaleMagics(Configurable):  # type: ignore[misc] # traitlets is not typed
             return find_step(self.client, text, self.scope, is_acting=is_acting)
         except (UnknownStepError, UnknownRunError) as exc:
             address = parse_address(text)
-            if address.run is None and address.step in self.declarations.workflow.steps:
+            if address.run is None and address.step in self.declarations.workflow.steps and not self._has_run(address):
                 way_out = f"Run it: %kale_submit --only {address.step}, or %kale_submit."
                 raise UnknownStepError(f"Step {address.step} is declared, but no run has it yet.", way_out) from exc
             raise
+
+    def _has_run(self, address: Address) -> bool:
+        """Whether a run has the step, so that it is the point that there is not."""
+        from kale_magic.api.find import find_step
+
+        if address.selector is None:
+            return False
+        try:
+            find_step(self.client, address.step, self.scope)
+        except (UnknownStepError, UnknownRunError):
+            return False
+        return True
 
     @property
     def can_ask(self) -> bool:

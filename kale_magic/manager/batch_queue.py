@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+import shutil
 from typing import TYPE_CHECKING, Any
 
 from kale_magic import protocol
-from kale_magic.errors import UsageError
+from kale_magic.errors import ExecutorError, UsageError
 from kale_magic.executors import registry
 
 if TYPE_CHECKING:
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
     from kale_magic.abc import Executor
 
+# By which it is seen that a batch system is in use on a host
+_PROGRAMS = {"slurm": "squeue", "pbs": "qstat", "lsf": "bjobs", "flux": "flux"}
 _JOB = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,%\[\]-]{0,199}")  # no option of a command
 
 
@@ -34,14 +37,24 @@ class BatchQueue:
         return {protocol.SURVEY: self._survey, protocol.END: self._end}
 
     async def _survey(self, fields: dict[str, Any]) -> list[dict[str, Any]]:
-        """Return the batch system's own queue, of the executors that have live jobs or of the one named."""
+        """Return the batch system's own queue: of the one named, or of all that have live jobs or whose commands are on this host."""
         wanted = fields.get("executor")
         if wanted is not None:
             registry.check_name(str(wanted))
-        lines = []
+        lines: list[dict[str, Any]] = []
+        problems = []
         for name, executor in list(self._executors.items()):  # a pool may be closed meanwhile
-            if name == wanted or (wanted is None and executor.queue()):
+            is_meant = name == wanted or (wanted is None and bool(executor.queue()))
+            if not is_meant and (wanted is not None or not _is_here(name)):
+                continue
+            try:
                 lines += [{"executor": name, **line} for line in await executor.survey(is_all=bool(fields.get("all")))]
+            except ExecutorError as exc:
+                if is_meant:
+                    raise
+                problems.append(exc)  # its commands are here, but it may never have been in use
+        if problems and not lines:
+            raise problems[0]
         return lines
 
     async def _end(self, fields: dict[str, Any]) -> dict[str, Any]:
@@ -53,3 +66,7 @@ class BatchQueue:
             raise UsageError(f"{job!r} is no job of executor {name}.")
         await executor.end(job)
         return {"ended": job}
+
+
+def _is_here(executor: str) -> bool:
+    return executor in _PROGRAMS and shutil.which(_PROGRAMS[executor]) is not None

@@ -6,6 +6,7 @@ that is taken up by a later manager goes on exactly as it was begun. No file is 
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
@@ -41,10 +42,22 @@ class StepBody:
     source: str | None = None
     is_cached: bool = False  # it was to run, and was found unchanged
     files: tuple[tuple[str, str], ...] = ()  # (path, digest) of what its code names in the workflow's folder
+    note: str = ""  # in what it has changed since, where what an earlier run left is used all the same
+    points: tuple[tuple[int, str], ...] = ()  # of a sweep that runs in part: points that an earlier run computed, and their folders
+
+    @property
+    def is_there(self) -> bool:
+        """Whether nothing of it runs: its outputs are those of earlier runs."""
+        return self.source is not None or (self.point_count is not None and len(self.points) == self.point_count > 0)
 
     def to_json(self) -> dict[str, Any]:
         """Return the stored form."""
-        return asdict(self)
+        if not self.points:
+            return asdict(self)
+        places: dict[str, list[tuple[int, str]]] = {}  # thousands are in few folders
+        for point, folder in self.points:
+            places.setdefault(os.path.dirname(folder), []).append((point, os.path.basename(folder)))
+        return {**asdict(replace(self, points=())), "points": places}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> StepBody:
@@ -60,6 +73,8 @@ class StepBody:
             data["source"],
             bool(data.get("is_cached")),
             tuple((str(a), str(b)) for a, b in data.get("files") or ()),
+            str(data.get("note") or ""),
+            tuple(sorted((int(point), f"{place}/{name}") for place, items in dict(data.get("points") or {}).items() for point, name in items)),
         )
 
 
@@ -95,6 +110,7 @@ class RunContext:
         self.steps = {item["name"]: StepBody.from_json(item) for item in record.body["steps"]}
         self._environments: dict[tuple[object, ...], Environment] = {}
         self._points: dict[str, list[dict[str, object]]] = {}
+        self._places: dict[str, dict[int, str]] = {}
         self._gathered: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {}
 
     @cached_property
@@ -122,13 +138,15 @@ class RunContext:
                 step.source,
                 self._is_early(step),
                 self.workflow.steps[step.name].is_gate_release,
+                dict(step.points),
+                step.note,
             )
             for step in self.steps.values()
         ]
 
     def _is_early(self, step: StepBody) -> bool:
         return not self.workflow.steps[step.name].is_gate_release and step.executor in self._ordered and all(
-            self.steps[parent].executor == step.executor for parent in step.parents if self.steps[parent].source is None
+            self.steps[parent].executor == step.executor for parent in step.parents if not self.steps[parent].is_there
         )
 
     def folder(self, job: Job) -> str:
@@ -208,7 +226,7 @@ class RunContext:
         """Return what the job is to check itself, where the queue starts it."""
         if body.executor not in self._ordered:
             return ()
-        names = [name for name in body.parents if self.steps[name].source is None]
+        names = [name for name in body.parents if not self.steps[name].is_there]
         return tuple(
             ParentSpec(step=name, folder=self._folder(name, None), point_count=self.steps[name].point_count)
             for name in names
@@ -252,5 +270,12 @@ class RunContext:
 
     def _folder(self, name: str, point: int | None) -> str:
         source = self.steps[name].source
+        if point is not None and (made := self._made(name).get(point)) is not None:
+            return made
         folder = source if source is not None else f"{self.record.folder}/steps/{name}"
         return folder if point is None else f"{folder}/{point}"
+
+    def _made(self, name: str) -> dict[int, str]:
+        if name not in self._places:
+            self._places[name] = dict(self.steps[name].points)
+        return self._places[name]

@@ -14,7 +14,7 @@ from kale_magic.model.run import Job
 from kale_magic.model.states import StepState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
 # what is most alive in a sweep is its state; once all is over, the worst
 _PRECEDENCE = (
@@ -40,6 +40,8 @@ class StepPlan:
     source: str | None = None
     is_early: bool = False
     is_gate_before: bool = False  # it is queued only once a person has let it go on
+    made: Mapping[int, str] = field(default_factory=dict)  # points that an earlier run has computed -> folders
+    note: str = ""  # in what it has changed since an earlier run whose outputs are used
 
 
 @dataclass(slots=True)
@@ -68,15 +70,17 @@ def expand(plans: Iterable[StepPlan]) -> Iterator[Job]:
     index = 0
     for plan in plans:
         for point in [None] if plan.point_count is None else range(plan.point_count):
-            state = StepState.WAITING if plan.source is None else StepState.CACHED
-            reason = "" if plan.source is None else f"its outputs are those of {_run_of(plan.source)}"
-            yield Job(index, plan.name, point, state, reason=reason, source=plan.source)
+            source = plan.source or (plan.made.get(point) if point is not None else None)
+            state = StepState.WAITING if source is None else StepState.CACHED
+            reason = "" if source is None else f"its outputs are those of {run_of(source)}" + (f", but since then: {plan.note}" if plan.note else "")
+            yield Job(index, plan.name, point, state, reason=reason, source=source)
             index += 1
 
 
-def _run_of(source: str) -> str:
-    """Return the run that a step's folder, ``.../RUN/steps/STEP``, is of."""
-    return source.rsplit("/", 3)[1] if source.count("/") >= 3 else "an earlier run"
+def run_of(source: str) -> str:
+    """Return the run that a step's folder, ``.../RUN/steps/STEP`` or that with ``/N``, is of."""
+    before, _, after = source.rpartition("/steps/")
+    return before.rsplit("/", 1)[-1] if after and before else "an earlier run"
 
 
 def attempt_uuid(seed: str, job: Job) -> str:

@@ -17,6 +17,8 @@ from kale_magic.errors import PoolError, SubmitError, UsageError
 from kale_magic.executors._pool_pilots import LocalPilots, SlurmPilots
 from kale_magic.executors._pool_record import PREFIX, PoolBook, PoolRecord
 from kale_magic.executors._slurm_commands import Commands, NoAnswer
+from kale_magic.executors.lanes import LaneExecutor
+from kale_magic.executors.lanes import of_pool as lanes_of_pool
 from kale_magic.executors.pool import PoolExecutor
 from kale_magic.model.environment import clean_environment
 from kale_magic.model.events import iso
@@ -60,7 +62,7 @@ class Pools:
         self._service: Service
         for record in self._book.load():
             if record.executor in self._places:
-                executors[PREFIX + record.name] = self._make(record)
+                executors[PREFIX + record.name] = self._lanes(self._make(record))
 
     def serve(self, service: Service) -> None:
         """Begin: a service that is open has runs which may need pools, and takes reports."""
@@ -79,11 +81,19 @@ class Pools:
         return any(not pool.record.is_over for pool in self._all())
 
     def _all(self) -> list[PoolExecutor]:
-        return [pool for pool in self._executors.values() if isinstance(pool, PoolExecutor)]
+        found = [lanes.inner for lanes in self._executors.values() if isinstance(lanes, LaneExecutor)]
+        return [pool for pool in found if isinstance(pool, PoolExecutor)]
+
+    def _pool(self, name: str) -> PoolExecutor | None:
+        return next((pool for pool in self._all() if pool.record.name == name), None)
+
+    def _lanes(self, pool: PoolExecutor) -> LaneExecutor:
+        lanes = lanes_of_pool(pool)
+        lanes.wake = self._wake
+        return lanes
 
     def _make(self, record: PoolRecord) -> PoolExecutor:
         pool = PoolExecutor(record, self._book, self._places[record.executor], self._settings, self._clock)
-        pool.wake = self._wake
         pool.is_needed = lambda: self._is_needed(record.name)
         pool.keeper.on_closed = lambda: self._forget(pool)
         return pool
@@ -114,15 +124,15 @@ class Pools:
         """
         record = self._record_of(words)
         async with self._opening:
-            known = self._executors.get(PREFIX + record.name)
-            if isinstance(known, PoolExecutor):
+            known = self._pool(record.name)
+            if known is not None:
                 if not known.record.is_over or known.record.is_closing:
                     raise PoolError(f"Pool {record.name} is {known.keeper.state()} already.", f"Close it first: %kale_pool close {record.name}")
                 if known.record.executor != record.executor:
                     raise PoolError(f"Pool {record.name} was of executor {known.record.executor}.", f"Close it first: %kale_pool close {record.name}")
             try:
                 await self._places[record.executor].check(record)
-                pool = await self._open(record, known if isinstance(known, PoolExecutor) else None)
+                pool = await self._open(record, known)
             except SubmitError as exc:
                 raise PoolError(exc.message, exc.hint) from exc
             except OSError as exc:
@@ -140,8 +150,8 @@ class Pools:
         except SubmitError:
             self._book.remove(record)
             raise
-        await pool.open(self._service.report)
-        self._executors[PREFIX + record.name] = pool
+        lanes = self._executors[PREFIX + record.name] = self._lanes(pool)
+        await lanes.open(self._service.report)
         return pool
 
     def lines(self) -> list[dict[str, Any]]:
@@ -156,8 +166,8 @@ class Pools:
         PoolError
             There is no such pool.
         """
-        pool = self._executors.get(PREFIX + name)
-        if not isinstance(pool, PoolExecutor):
+        pool = self._pool(name)
+        if pool is None:
             raise unknown(name, [other.record.name for other in self._all()])
         cancelled = self._cancel_all(name) if is_now else []
         pool.record.is_closing = True

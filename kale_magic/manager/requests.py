@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from kale_magic import protocol
 from kale_magic.errors import ManagerError, PoolError, StoreError, SubmitError, UnknownStepError, UsageError
-from kale_magic.manager.cache import Earlier
 from kale_magic.manager.context import RunContext
 from kale_magic.manager.graph import attempt_uuid, expand
-from kale_magic.manager.listing import listing
+from kale_magic.manager.listing import listing, reading, searching
+from kale_magic.manager.past import EARLIER_RUNS, Past
 from kale_magic.manager.pools import unknown as no_such_pool
 from kale_magic.manager.runfolder import add_git_state, note_decision
 from kale_magic.manager.submission import Submission
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from kale_magic.manager.service import LiveRun, Service
     from kale_magic.model.run import Demand
 
-_EARLIER_RUNS = 50
-_CACHED_RUNS = 10  # so many are looked through for a step that is unchanged
 _MAX_RUNS = 10_000
 
 
@@ -68,6 +66,7 @@ class Requests:
         self._about = about
         self._keys = keys
         self._pools = pools
+        self._past = Past(service)
         self._submitting = asyncio.Lock()
         self._later: set[asyncio.Future[None]] = set()
         self._ops: dict[str, Callable[[dict[str, Any]], Awaitable[Any]]] = {
@@ -81,6 +80,8 @@ class Requests:
             protocol.RELEASE: self._release,
             protocol.HOLD: self._hold,
             protocol.FILES: self._files,
+            protocol.READ: self._read,
+            protocol.SEARCH: self._search,
             protocol.FREEZE: self._freeze,
             protocol.CONTINUE: self._continue,
             protocol.QUEUE: self._queue,
@@ -105,9 +106,9 @@ class Requests:
             if (known := service.store.run_of_token(submission.token)) is not None:
                 return {"run": known.id, "folder": known.folder, "seq": 0}
             await asyncio.to_thread(submission.resolve)
-            made = self._made(submission)
+            made = self._past.made(submission)
             chosen = submission.chosen(made)
-            earlier = self._earlier(submission, chosen) if submission.is_cached else {}
+            earlier = self._past.earlier(submission, chosen) if submission.is_cached else {}
             await asyncio.to_thread(submission.decide, chosen, earlier, made)
             demands = await self._demands(submission, chosen)
             if submission.is_dry:
@@ -145,63 +146,14 @@ class Requests:
             if executor is None:
                 raise self._no_pool(submission.executor_of(step).removeprefix("pool:"))
             if step.reuse_kernel and not executor.shares_kernels:
-                what = f"Step {name}: --reuse-kernel is for the executor local; {submission.executor_of(step)} starts each point by itself."
-                raise SubmitError(what, "Leave it out, or give the step --executor local.")
+                what = f"Step {name}: --reuse-kernel is not for the executor {submission.executor_of(step)}, which starts each point by itself."
+                raise SubmitError(what, "Leave it out, or give the step another --executor: local, slurm, a pool.")
             demands[name] = await executor.check(step)
         return demands
 
     def _no_pool(self, name: str) -> PoolError:
         known = [str(pool["name"]) for pool in self._pools.lines()] if self._pools is not None else []
         return no_such_pool(name, known)
-
-    def _made(self, submission: Submission) -> dict[str, str]:
-        """Return the folders in which earlier runs of this workflow left the outputs that are needed; the newest count."""
-        made: dict[str, str] = {}
-        needed = submission.needed()
-        if not needed:
-            return made
-        first = [submission.of_run] if submission.of_run else []
-        earlier = self._service.store.earlier_runs(submission.workflow.name, str(submission.folder), _EARLIER_RUNS)
-        for past in dict.fromkeys([*first, *(record.id for record in earlier)]):
-            run = self._service.find(past)
-            record = run.record
-            for name in (needed - made.keys()) & run.context.steps.keys():
-                step, body = submission.workflow.steps[name], run.context.steps[name]
-                count = submission.plan.steps[name].point_count if step.is_sweep else None
-                folder = body.source or f"{record.folder}/steps/{name}"
-                if run.machine.state(name).is_success and body.point_count == count and os.path.isdir(folder):
-                    made[name] = folder
-            if len(made) == len(needed):
-                break
-        return made
-
-    def _earlier(self, submission: Submission, chosen: list[str]) -> dict[str, list[Earlier]]:
-        """Return, for each chosen step, the newest earlier runs of this workflow that completed it."""
-        found: dict[str, list[Earlier]] = {name: [] for name in chosen}
-        for record in self._service.store.earlier_runs(submission.workflow.name, str(submission.folder), _CACHED_RUNS):
-            run = self._service.find(record.id)
-            common = run.context.workflow.common_code()
-            folders = {name: body.source or f"{record.folder}/steps/{name}" for name, body in run.context.steps.items()}
-            for name in found.keys() & run.context.steps.keys():
-                if not run.machine.state(name).is_success:
-                    continue
-                began = [job.started_at for job in run.machine.find(name, None) if job.started_at]
-                body = run.context.steps[name]
-                if body.source is not None and not body.is_cached:  # only used there, perhaps as it was declared before
-                    continue
-                found[name].append(
-                    Earlier(
-                        run=record.id,
-                        step=run.context.workflow.steps[name],
-                        common=common,
-                        body=body,
-                        folder=folders[name],
-                        producers=folders,
-                        surroundings=record.body.get("surroundings") or {},
-                        used_at=min(began, default=record.submitted_at),
-                    )
-                )
-        return found
 
     # -- questions ---------------------------------------------------------------------------------------
 
@@ -234,7 +186,7 @@ class Requests:
         job = jobs[0]
         reason = self._reason(run, job)
         rank = int(fields.get("rank") or 0)
-        told = self._told(job, rank)
+        told = self._told(run, job, rank)
         if rank and job.live is not None and not told:
             ranks = sorted(int(path.stem.partition(".")[2] or 0) for path in (self._keys or Path()).glob(f"{job.uuid}*.json"))
             there = f"It has the ranks {ranks[0]} to {ranks[-1]}." if ranks[1:] else "It has one process: leave --rank out."
@@ -243,22 +195,26 @@ class Requests:
             **answer,
             "state": job.state.value,
             "reason": reason,
-            "live": told.get("live") if rank else self._live(job),
+            "live": told.get("live") if rank else self._live(run, job),
             "folder": run.context.folder(job) + (f"/ranks/{rank}" if rank else ""),
             "job": job.uuid or None,
             **_reach(job, told, is_far=bool(fields.get("reach"))),
         }
 
-    def _live(self, job: Job) -> str | None:
+    def _live(self, run: LiveRun, job: Job) -> str | None:
         """Return the folder of a job's kernel, once the job has told where that is if it is on another host."""
-        if job.live is None or not job.node or self._keys is None or (self._keys / f"{job.uuid}.json").exists():
+        if job.live is None or not job.node or self._keys is None or (self._keys / f"{self._kernel(run, job)}.json").exists():
             return job.live
         return None
 
-    def _told(self, job: Job, rank: int) -> dict[str, Any]:
+    def _kernel(self, run: LiveRun, job: Job) -> str:
+        executor = self._service.executors.get(run.context.steps[job.step].executor)
+        return job.uuid if executor is None else executor.kernel_of(job.uuid)
+
+    def _told(self, run: LiveRun, job: Job, rank: int) -> dict[str, Any]:
         """Return what a job on another host tells of its kernel, or of that of one of its ranks."""
         if self._keys is not None and job.live is not None:
-            name = f"{job.uuid}.{rank}" if rank else job.uuid
+            name = f"{job.uuid}.{rank}" if rank else self._kernel(run, job)
             with contextlib.suppress(OSError, ValueError):
                 return dict(json.loads((self._keys / f"{name}.json").read_bytes()))
         return {}
@@ -270,7 +226,7 @@ class Requests:
             raise UsageError("find: a step is needed.")
         folder, is_below = _text(fields, "folder"), bool(fields.get("below"))
         workflow = _text(fields, "workflow")
-        names = self._service.store.runs_with(step, workflow, folder, is_below=is_below, limit=_EARLIER_RUNS)
+        names = self._service.store.runs_with(step, workflow, folder, is_below=is_below, limit=EARLIER_RUNS)
         found, has_ended = [], False
         for name in names:
             if name in self._service.runs or not has_ended:
@@ -305,8 +261,20 @@ class Requests:
     async def _files(self, fields: dict[str, Any]) -> dict[str, Any]:
         """Tell of files on this host, for a client that has no view of them."""
         patterns = [str(item) for item in fields.get("patterns") or ()]
-        found = await asyncio.to_thread(listing, _text(fields, "folder") or "", patterns, makes=bool(fields.get("make")))
+        found = await asyncio.to_thread(listing, _text(fields, "folder") or "", patterns, makes=bool(fields.get("make")), has_digests=not fields.get("brief"))
         return {"files": found}
+
+    async def _read(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """Give what a client elsewhere lacks of files that grow."""
+        wanted = [item for item in fields.get("wanted") or () if isinstance(item, dict)]
+        return {"files": await asyncio.to_thread(reading, _text(fields, "folder") or "", wanted)}
+
+    async def _search(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """Tell where a word stands in a file."""
+        at, is_back = fields.get("at"), bool(fields.get("back"))
+        folder, name, word = (_text(fields, key) or "" for key in ("folder", "name", "word"))
+        start = at if isinstance(at, int) else -1 if is_back else 0
+        return {"at": await asyncio.to_thread(searching, folder, name, word, start, is_backward=is_back)}
 
     async def _manager(self, fields: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002 - every op has fields
         executors = {name: executor.describe() for name, executor in self._service.executors.items()}
@@ -385,7 +353,12 @@ class Requests:
 def _decisions(submission: Submission, chosen: list[str], scripts: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """Return what would be done with each step, and its job script, for a dry run."""
     return {
-        name: {"state": "runs" if found.source is None else "cached", "why": found.why, "script": scripts.get(name, "")}
+        name: {
+            "state": "cached" if found.is_cached else "runs",
+            "why": found.why,
+            "script": scripts.get(name, ""),
+            **({"points": {"runs": found.runs, "cached": len(found.points)}} if found.points and found.runs else {}),
+        }
         for name in chosen
         if (found := submission.decisions[name])
     }

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from kale_magic import protocol
 from kale_magic.errors import UsageError
+from kale_magic.executors.lanes import LaneExecutor
 from kale_magic.executors.slurm_rest import NAME, RestExecutor
 from kale_magic.model.events import iso
 
@@ -27,9 +28,10 @@ class Rest:
     """
 
     def __init__(self, executors: Mapping[str, Executor]) -> None:
-        executor = executors[NAME]
-        assert isinstance(executor, RestExecutor)
-        self._executor = executor
+        lanes = executors[NAME]
+        assert isinstance(lanes, LaneExecutor)
+        assert isinstance(lanes.inner, RestExecutor)
+        self._executor = lanes.inner
 
     def ops(self) -> dict[str, Callable[[dict[str, Any]], Awaitable[Any]]]:
         """Return what clients may ask, by the words of the protocol."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from kale_magic.errors import SubmitError, UsageError
 from kale_magic.manager.surroundings import git_state
 from kale_magic.version import __version__
+from kale_proxy.pack import ELSEWHERE
 from kale_proxy.values import write_atomic
 
 if TYPE_CHECKING:
@@ -71,6 +72,28 @@ def fill_run_folder(folder: Path, workflow_yaml: str, lineage: Mapping[str, Any]
         (folder / "steps").mkdir(mode=0o700)
         _write(folder / "workflow.yaml", workflow_yaml)
         _write(folder / "environment.json", json.dumps(environment, indent=1) + "\n")
+    except OSError as exc:
+        raise unwritable(folder, exc) from exc
+
+
+def link_points(folder: Path, points: Mapping[int, str]) -> None:
+    """Let the points of a sweep that earlier runs have computed be found in the folder of the step: raises SubmitError.
+
+    A point with a folder of its own is a symbolic link; those that shared their files are named in one file (:mod:`kale_proxy.pack`).
+    """
+    if not points:
+        return
+    shared: dict[str, str] = {}
+    try:
+        folder.mkdir(mode=0o700)
+        for point, target in points.items():
+            way = os.path.relpath(target, folder)
+            if os.path.isdir(target):
+                (folder / str(point)).symlink_to(way)
+            else:
+                shared[str(point)] = way
+        if shared:
+            _write(folder / ELSEWHERE, json.dumps(shared))
     except OSError as exc:
         raise unwritable(folder, exc) from exc
 

@@ -19,7 +19,7 @@ from kale_magic.errors import SubmitError, UsageError, WorkflowError
 from kale_magic.executors import registry
 from kale_magic.manager.cache import Cache, Wanted
 from kale_magic.manager.context import StepBody
-from kale_magic.manager.runfolder import fill_run_folder, make_run_folder
+from kale_magic.manager.runfolder import fill_run_folder, link_points, make_run_folder
 from kale_magic.manager.surroundings import named_files, surroundings
 from kale_magic.model.codec import workflow_from_dict, workflow_to_dict
 from kale_magic.model.dataflow import resolve, select, wanted_by
@@ -65,6 +65,7 @@ class Submission:
         self.decisions: dict[str, Decision] = {}
         self.surroundings: dict[str, Any] = {}
         self.files: dict[str, dict[str, str]] = {}
+        self.changed: dict[str, str] = {}  # steps that are not chosen, but used as they were -> in what they have changed since
         self.selection = [tuple(map(str, fields.get(key) or ())) for key in ("only", "from", "to")]
         environ = fields.get("environ")  # None: the client is on another host, whose variables mean nothing here
         given = {str(key): str(value) for key, value in dict(os.environ if environ is None else environ).items()}
@@ -110,6 +111,10 @@ class Submission:
             for name in chosen
         ]
         self.decisions = Cache(self.folder, self.surroundings, earlier, made).decide(wanted)
+        for name in chosen:
+            used = {binding.producer for binding in self.plan.steps[name].bindings} & self.changed.keys()
+            if notes := [f"`{producer}` is used as it was, though its {self.changed[producer]}" for producer in sorted(used)]:
+                self.decisions[name] = replace(self.decisions[name], why="; ".join([self.decisions[name].why, *notes]))
 
     def needed(self) -> set[str]:
         """Return the steps that are not chosen but make values which chosen ones use: earlier runs may have them."""
@@ -131,8 +136,8 @@ class Submission:
 
     def bodies(self, chosen: list[str], made: Mapping[str, str], demands: Mapping[str, Demand]) -> list[StepBody]:
         """Return the steps of the run: those to run, and before them those whose earlier outputs they use."""
-        sources = {name: found.source for name, found in self.decisions.items() if found.source is not None}
-        running = set(chosen) - sources.keys()
+        cached = {name: found.source for name, found in self.decisions.items() if found.is_cached}
+        running = set(chosen) - cached.keys()
         present = set(chosen) | {binding.producer for name in chosen for binding in self.plan.steps[name].bindings}
         bodies = []
         for name in self.plan.order:
@@ -148,9 +153,11 @@ class Submission:
                     planned.point_count if step.is_sweep else None,
                     self.executor_of(step),
                     demands.get(name, Demand()),
-                    None if is_run else sources.get(name) or made[name],
-                    name in sources,
+                    None if is_run else cached[name] if name in cached else made[name],
+                    name in cached,
                     tuple(sorted(self.files[name].items())) if name in chosen else (),
+                    "" if name in chosen else self.changed.get(name, ""),
+                    tuple(sorted(self.decisions[name].points.items())) if name in self.decisions else (),
                 )
             )
         return bodies
@@ -171,6 +178,8 @@ class Submission:
         run, folder = make_run_folder(self.folder, self.workflow.name, self.name, now)
         try:
             fill_run_folder(folder, yaml, self._lineage(bodies))
+            for body in bodies:
+                link_points(folder / "steps" / body.name, dict(body.points))
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -210,6 +219,7 @@ class Submission:
             "modules": self.environ.get("LOADEDMODULES", "").split(":") if self.environ.get("LOADEDMODULES") else [],
             "packages": dict(sorted(self.packages.items())),
             "sources": {body.name: body.source for body in bodies if body.source is not None},
+            **({"sources_of_points": places} if (places := sorted({os.path.dirname(folder) for body in bodies for _, folder in body.points})) else {}),
             **({"rerun_of": self.of_run} if self.of_run else {}),
         }
 

@@ -94,7 +94,8 @@ class StepView:
         state = self._node.shown
         bad = [job for job in jobs if job.state in {StepState.FAILED, StepState.CANCELLED}]
         bad.sort(key=lambda job: job.state is not StepState.FAILED)
-        ended = [job.ended_at for job in jobs if job.ended_at]
+        ran = [job for job in jobs if job.state is not StepState.CACHED]
+        ended = [job.ended_at for job in ran if job.ended_at]
         return {
             "state": state.value,
             "executor": self._node.plan.executor,
@@ -104,11 +105,11 @@ class StepView:
             "attempt": max((job.attempt for job in jobs), default=1),
             "queued_at": min((job.queued_at for job in jobs if job.queued_at), default=None),
             "started_at": min((job.started_at for job in jobs if job.started_at), default=None),
-            "ended_at": max(ended, default=None) if len(ended) == len(jobs) else None,
-            "exit_code": bad[0].exit_code if bad else _common(job.exit_code for job in jobs),
+            "ended_at": max(ended, default=None) if len(ended) == len(ran) else None,
+            "exit_code": bad[0].exit_code if bad else _common(job.exit_code for job in ran),
             "reason": _sweep_reason(bad, len(jobs)) or (self._waiting if state is StepState.WAITING else ""),
             "error": bad[0].error if bad else None,
-            "outputs": list(jobs[0].outputs) if jobs else [],
+            "outputs": list(next((job.outputs for job in jobs if job.outputs), ())),
             "counts": {state.value: n for state, n in self._node.counts.items() if n},
         }
 

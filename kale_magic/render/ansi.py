@@ -17,10 +17,26 @@ if TYPE_CHECKING:
 _SEQUENCE = re.compile(r"\x1b\[([0-?]*)[ -/]*([@-~])|\x1b(?:\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])?")
 _NAMES = ("black", "red", "green", "yellow", "blue", "magenta", "cyan", "white")
 _CUBE = (0, 95, 135, 175, 215, 255)
-_COLOURS = ("#3e424d", "#e75c58", "#00a250", "#b8860b", "#208ffb", "#d160c4", "#2aa5a5", "#a1a6b2")
-ANSI_STYLE = "".join(
-    f".ansi-{name}-fg,.ansi-{name}-intense-fg{{color:{value}}}" for name, value in zip(_NAMES, _COLOURS, strict=True)
+# Each has a contrast of at least 4.5 on a light page's tinted block, and on a dark one's
+_DAY = ("#3e424d", "#b3261e", "#006b2d", "#705200", "#0b5cc4", "#93298a", "#0b6363", "#5a5e68")
+_NIGHT = ("#a3a9b6", "#ff8a85", "#4ad17f", "#e0b23c", "#6fb4ff", "#e58ad9", "#56cfcf", "#d4d7de")
+_GROUNDS = ("#3e424d", "#e75c58", "#00a250", "#ddb62b", "#208ffb", "#d160c4", "#60c6c8", "#c5c1b4")
+_DARK = "body[data-jp-theme-light=false] ", ".vscode-dark "
+
+
+def _rules(colours: tuple[str, ...], *pages: str) -> str:
+    return "".join(
+        f"{','.join(f'{page}.ansi-{name}{more}-fg' for page in pages for more in ('', '-intense'))}{{color:{value}}}"
+        for name, value in zip(_NAMES, colours, strict=True)
+    )
+
+
+ANSI_STYLE = (
+    _rules(_DAY, "")
+    + _rules(_NIGHT, *_DARK)
+    + "".join(f".ansi-{name}-bg,.ansi-{name}-intense-bg{{background-color:{value}}}" for name, value in zip(_NAMES, _GROUNDS, strict=True))
 )
+ANSI_NIGHT = _rules(_NIGHT, "")  # for a page that is dark by itself
 
 
 class _Pen:
@@ -56,7 +72,7 @@ class _Pen:
         css = ["font-weight:bold"] if "bold" in self.styles else []
         for value, what, rule in ((self.fg, "fg", "color"), (self.bg, "bg", "background-color")):
             if value.startswith("#"):
-                css.append(f"{rule}:{value}")
+                css.append(f"{rule}:color-mix(in srgb,{value} 70%,currentColor)" if what == "fg" else f"{rule}:{value}")  # readable on any page
             elif value:
                 classes.append(f"ansi-{value}-{what}")
         if not classes and not css:

@@ -21,13 +21,14 @@ _MOST_POINTS = 600  # of a line that is drawn; between them the least and the gr
 _COLOURS = ("#1d4ed8", "#c2410c", "#15803d", "#7e22ce", "#b91c1c", "#0e7490", "#a16207", "#be185d")
 _BARS = "▁▂▃▄▅▆▇█"
 _MOST_SHOWN = 8
+_LETTER = 8.0  # the width of one, with some room: a page may draw them larger
 _STYLE = (
     "<style>.kale-chart text{fill:var(--jp-content-font-color1,var(--vscode-editor-foreground,#444))}"
     "@media(prefers-color-scheme:dark){.kale-chart text{fill:var(--jp-content-font-color1,#ccc)}}</style>"
 )
 
 
-def chart_svg(series: Mapping[str, Sequence[tuple[float, float]]], *, title: str = "", x: str = "", is_dotted: bool = False) -> str:
+def chart_svg(series: Mapping[str, Sequence[tuple[float, float]]], *, title: str = "", x: str = "", is_dotted: bool = False, has_zero: bool = False) -> str:
     """Return lines in one frame, with axes and a legend.
 
     Parameters
@@ -40,10 +41,13 @@ def chart_svg(series: Mapping[str, Sequence[tuple[float, float]]], *, title: str
         Name of the horizontal axis.
     is_dotted : bool
         Dots alone, without lines between them.
+    has_zero : bool
+        Have the vertical axis begin at 0, for what is an amount: a small change then looks small.
     """
     whole = [pair for points in series.values() for pair in points if _is_finite(pair)]
     low_x, high_x = _span([pair[0] for pair in whole])
-    low_y, high_y = _span([pair[1] for pair in whole], margin=0.04)
+    low_y, high_y = _span([*(pair[1] for pair in whole), *([0.0] if has_zero and whole else [])], margin=0.04)
+    low_y = max(0.0, low_y) if has_zero and min((pair[1] for pair in whole), default=0.0) >= 0 else low_y
     wide, high = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
 
     def place(pair: tuple[float, float]) -> str:
@@ -67,16 +71,25 @@ def chart_svg(series: Mapping[str, Sequence[tuple[float, float]]], *, title: str
     parts.append(f'<text x="{_LEFT + wide / 2}" y="{_HEIGHT - 3}" text-anchor="middle">{escape(x)}</text>')
     parts.append(f'<text x="{_LEFT}" y="14" font-weight="600">{escape(clip(title, 60))}</text>')
     left = _WIDTH - _RIGHT
+    beside = _beside(title, list(series)[:_MOST_SHOWN])
     for number, (name, points) in enumerate(series.items()):
         colour = _COLOURS[number % len(_COLOURS)]
         stretches = _stretches(thinned(points))
         parts += [_dots([pair for stretch in stretches for pair in stretch], colour, place)] if is_dotted else [_line(stretch, colour, place) for stretch in stretches]
         if number < _MOST_SHOWN:
-            below = _TOP + 13 + 13 * number
-            parts.append(f'<text x="{left - 6}" y="{below}" text-anchor="end" style="fill:{colour}">{escape(clip(name, 30))}</text>')
+            across, below = (left - 6, _TOP + 13 + 13 * number) if beside is None else (beside[number], 14)
+            parts.append(f'<text x="{across:.0f}" y="{below:.0f}" text-anchor="end" style="fill:{colour}">{escape(clip(name, 30))}</text>')
     if not whole:
         parts.append(f'<text x="{_LEFT + wide / 2}" y="{_TOP + high / 2}" text-anchor="middle">no values yet</text>')
     return "".join([*parts, "</svg>"])
+
+
+def _beside(title: str, names: Sequence[str]) -> list[float] | None:
+    """Return where names end that find room right of the title, where no line crosses them; None if they don't."""
+    wide = [_LETTER * (len(clip(name, 30)) + 2) for name in names]
+    if _LEFT + _LETTER * (len(clip(title, 60)) + 2) + sum(wide) > _WIDTH - _RIGHT:
+        return None
+    return [_WIDTH - _RIGHT - sum(wide[number + 1 :]) for number in range(len(names))]
 
 
 def chart_text(series: Mapping[str, Sequence[tuple[float, float]]], *, width: int = 40) -> str:

@@ -7,11 +7,12 @@ resource; every text of a user is escaped.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from kale_magic.model.address import describe_point
 from kale_magic.model.literals import to_literal
-from kale_magic.render.ansi import ANSI_STYLE, ansi_to_html
+from kale_magic.render.ansi import ANSI_NIGHT, ANSI_STYLE, ansi_to_html
 from kale_magic.render.chart import chart_svg
 from kale_magic.render.html import pill
 from kale_magic.render.markdown import markdown_html
@@ -22,20 +23,26 @@ from kale_magic.render.words import escape, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-    from datetime import datetime
 
     from kale_magic.model.step import Step
     from kale_magic.model.workflow import Workflow
 
 _MOST_BARS = 300
 _MOST_JOBS = 200  # whose logs are in the page
+_TIMES = frozenset({"submitted", "ended"})  # of where it comes from
 _STYLE = (
-    "<style>:root{color-scheme:light dark}body{font:15px/1.5 system-ui,-apple-system,'Segoe UI',Roboto,sans-serif;max-width:1000px;margin:24px auto;padding:0 16px}"
+    "<style>:root{color-scheme:light dark;background:Canvas;color:CanvasText}body{font:15px/1.5 system-ui,-apple-system,'Segoe UI',Roboto,sans-serif;max-width:1000px;margin:24px auto;padding:0 16px}"
     "h1{font-size:24px;margin:0}h2{font-size:18px;margin:28px 0 8px;border-bottom:1px solid #8c959f66}h3{font-size:15px;margin:18px 0 4px}"
+    ".narrative{margin-top:14px}.narrative h1{font-size:20px}.narrative h2{font-size:17px;border:0;margin:16px 0 4px}"
     "table{border-collapse:collapse;margin:6px 0}td,th{text-align:left;vertical-align:top;padding:3px 16px 3px 0;border-bottom:1px solid #8c959f44}th{font-weight:600}"
-    "pre{overflow:auto;max-height:420px;padding:8px 10px;background:#8c959f22;border-radius:4px;font-size:12px;line-height:1.4}"
-    ".wide{overflow:auto}.kale-state{color:#fff;border-radius:8px;padding:0 8px;font-size:13px}summary{cursor:pointer}.figures{display:flex;flex-wrap:wrap;gap:12px}"
-    f"{ANSI_STYLE}</style>"
+    "td{overflow-wrap:anywhere}pre{overflow:auto;max-height:420px;padding:8px 10px;background:#8c959f22;border-radius:4px;font-size:12px;line-height:1.4}"
+    ".wide{overflow:auto}.wide svg{min-width:600px}svg,img{max-width:100%;height:auto}summary{cursor:pointer}"
+    ".kale-state{color:#fff;border-radius:8px;padding:0 8px;font-size:13px;print-color-adjust:exact;-webkit-print-color-adjust:exact}"
+    ".figures{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(440px,100%),1fr));gap:12px}figure{margin:0}"
+    "@media(prefers-color-scheme:dark){.kale-chart :is(path[stroke-width='1.5'],path[stroke-width='4'],circle),.kale-chart text[style]{filter:brightness(1.7)}}"
+    "@media print{body{max-width:none;margin:0;font-size:11pt}pre{max-height:none;white-space:pre-wrap;overflow-wrap:anywhere}.wide{overflow:visible}.wide svg{min-width:0}"
+    ".figures{grid-template-columns:1fr 1fr}summary,h2,h3{break-after:avoid}svg,figure,tr{break-inside:avoid}details::details-content{content-visibility:visible;block-size:auto}}"
+    f"{ANSI_STYLE}@media screen and (prefers-color-scheme:dark){{{ANSI_NIGHT}}}</style>"
 )
 
 
@@ -58,6 +65,7 @@ def report_html(
     *,
     edges: Iterable[tuple[str, str]] = (),
     origin: Mapping[str, str],
+    packages: Mapping[str, str] | None = None,
     now: datetime | None = None,
 ) -> str:
     """Return the page.
@@ -74,13 +82,15 @@ def report_html(
         For the picture.
     origin : mapping of str to str
         Where it comes from: interpreter, versions, hash of the workflow.
+    packages : mapping of str to str, optional
+        Versions of what could be imported.
     now : datetime, optional
         For what is still running.
     """
     run, state = str(status.get("run")), str(status.get("state"))
-    facts = [status.get("workflow"), status.get("executor"), status.get("submitted_at"), format_duration(elapsed_s(status, now))]
+    facts = [status.get("workflow"), status.get("executor"), _moment(status.get("submitted_at")), format_duration(elapsed_s(status, now))]
     parts = [
-        f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{escape(run)}</title>{_STYLE}</head><body>',
+        f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(run)}</title>{_STYLE}</head><body>',
         f"<h1>{escape(run)} {pill(state)}</h1><div>{escape(' · '.join(str(fact) for fact in facts if fact))}</div>",
         _narrative(workflow),
         f'<h2>Workflow</h2><div class="wide">{graph_svg(graph_of_status(status, edges))}</div>',
@@ -91,7 +101,8 @@ def report_html(
         _failures(status),
         _edits(jobs),
         _logs(jobs),
-        _table("Origin", origin),
+        _table("Origin", {key: _moment(value) if key in _TIMES else value for key, value in origin.items()}),
+        _packages(packages or {}),
         "</body></html>",
     ]
     return "".join(parts)
@@ -126,7 +137,13 @@ def _narrative(workflow: Workflow | None) -> str:
     if workflow is None:
         return ""
     texts = [workflow.description, workflow.markdown.get("", "")]
-    return "".join(markdown_html(text) for text in texts if text)
+    found = "".join(markdown_html(text) for text in texts if text)
+    return f'<div class="narrative">{found}</div>' if found else ""
+
+
+def _moment(text: object) -> str:
+    at = parse_time(text)
+    return at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC") if at else ""
 
 
 def _timeline(status: Mapping[str, Any], workflow: Workflow | None, now: datetime | None) -> str:
@@ -145,13 +162,14 @@ def _figures(jobs: Sequence[JobFiles]) -> str:
     for job in jobs:
         for name, points in job.metrics.items():
             by_metric.setdefault(name, {})[job.label] = points
-    drawn = [chart_svg(series, title=name, x="step") for name, series in by_metric.items()]
-    drawn += [
-        f'<figure><img src="{escape(job.image)}" alt="last image of {escape(job.label)}" style="max-width:460px"><figcaption>{escape(job.label)}</figcaption></figure>'
+    drawn = "".join(chart_svg(series, title=name, x="step") for name, series in by_metric.items())
+    images = "".join(
+        f'<figure><img src="{escape(job.image)}" alt="last image of {escape(job.label)}"><figcaption>{escape(job.label)}</figcaption></figure>'
         for job in jobs
         if job.image
-    ]
-    return f'<h2>Figures</h2><div class="figures">{"".join(drawn)}</div>' if drawn else ""
+    )
+    found = "".join(f'<div class="figures">{part}</div>' for part in (drawn, images) if part)
+    return f"<h2>Figures</h2>{found}" if found else ""
 
 
 def _step(name: str, item: Mapping[str, Any], workflow: Workflow | None) -> str:
@@ -167,7 +185,12 @@ def _step(name: str, item: Mapping[str, Any], workflow: Workflow | None) -> str:
 
 
 def _job_facts(item: Mapping[str, Any]) -> dict[str, str]:
-    facts = {"job": item.get("native_id"), "node": item.get("node"), "attempts": item.get("attempt") if (item.get("attempt") or 1) > 1 else None}
+    queued, started, ended = (parse_time(item.get(key)) for key in ("queued_at", "started_at", "ended_at"))
+    times = {
+        "waited": format_duration((started - queued).total_seconds()) if started and queued else None,
+        "ran": format_duration((ended - started).total_seconds()) if ended and started else None,
+    }
+    facts = {**({} if item.get("points") else times), "job": item.get("native_id"), "node": item.get("node"), "attempts": item.get("attempt") if (item.get("attempt") or 1) > 1 else None}
     return {key: str(value) for key, value in facts.items() if value}
 
 
@@ -200,6 +223,13 @@ def _logs(jobs: Sequence[JobFiles]) -> str:
 
 def _table(title: str, rows: Mapping[str, str]) -> str:
     return f"<h2>{escape(title)}</h2>{_rows(rows)}"
+
+
+def _packages(packages: Mapping[str, str]) -> str:
+    if not packages:
+        return ""
+    names = ", ".join(f"{name} {version}" for name, version in packages.items())
+    return f"<details><summary>{len(packages)} packages</summary><div>{escape(names)}</div></details>"
 
 
 def _rows(rows: Mapping[str, str]) -> str:

@@ -193,6 +193,8 @@ def _status_row(name: str, step: Mapping[str, Any], now: datetime | None, *, is_
     counts = counts_of(step)
     done = counts.get("completed", 0) + counts.get("cached", 0)
     tally = f"{done}/{sum(counts.values())}" if counts else ""
+    if 0 < counts.get("cached", 0) < sum(counts.values()):
+        tally += f", {counts['cached']} cached"
     attempt = step.get("attempt") or 1
     why = one_line(reason_of(step))
     if attempt > 1:

@@ -93,8 +93,8 @@ class Resources(Charts):
             self._host.append(_sample() | {"gpus": self._gpus.look()})
         job, host = usage.charts(samples), usage.host_charts(self._host)
         self._said = "\n".join(f"{title}\n{chart_text(lines)}" for title, lines in (job | host).items())
-        drawn = [chart_svg(lines, title=title, x="seconds since it began") for title, lines in job.items()]
-        drawn += [chart_svg(lines, title=title, x="seconds ago") for title, lines in host.items()]
+        drawn = [chart_svg(lines, title=title, x="seconds since it began", has_zero=True) for title, lines in job.items()]
+        drawn += [chart_svg(lines, title=title, x="seconds ago", has_zero=True) for title, lines in host.items()]
         return "".join(drawn)
 
     def text(self) -> str:

@@ -15,10 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from kale_magic.api import mirror
+from kale_magic.api.copies import Copies
 from kale_magic.api.find import Scope
 from kale_magic.errors import KaleError, ManagerUnavailable, UnknownRunError, WorkflowError
 from kale_magic.model import dataflow
 from kale_magic.render.view import Graph, graph_of_plan, graph_of_status
+from kale_magic.widgets.tables import SUFFIXES
+from kale_proxy import pieces
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -58,6 +62,19 @@ class Book(Protocol):
 
     def follower(self) -> Client:
         """Return a client for the thread, which never starts a manager that somebody has stopped."""
+
+
+class Texts(Protocol):
+    """What looks through a file of any size; see :mod:`kale_proxy.pieces`."""
+
+    def before(self, path: Path, end: int) -> pieces.Piece:
+        """Return the lines that stand before a position."""
+
+    def find(self, path: Path, word: str, at: int, *, is_backward: bool = False) -> int | None:
+        """Return where a word stands next."""
+
+    def around(self, path: Path, at: int) -> tuple[pieces.Piece, int]:
+        """Return the lines around a position, and the number of the one that has it."""
 
 
 class Watches(Protocol):
@@ -136,6 +153,7 @@ class Desk:
         self._is_closed = False
         self.after: Callable[[Seen], None] | None = None  # called after the parts
         self._client = book.follower()
+        self._copies = Copies(book.follower(), self.show, sorted(SUFFIXES)) if self._client.host else None
         self._thread: threading.Thread | None = None
         self.seen = Seen(graph=Graph(()))
 
@@ -157,16 +175,36 @@ class Desk:
                 self.close()
 
     def folder_of(self, step: str, point: int | None) -> Path | None:
-        """Return the folder of a job of the run that is shown; None before the first run."""
+        """Return the folder of a job of the run that is shown, or a copy of it here that grows with it; None before the first run."""
         if self.seen.status is None:
             return None
+        folder = self._there(step, point)
+        return folder if self._copies is None else self._copies.folder(str(folder))
+
+    def places_of_tables(self, step: str, point: int | None) -> list[Path]:
+        """Return the folders, or copies of them here, where tables may be that a job writes: its own and its workflow's."""
+        if self.seen.status is None:
+            return []
+        folders = [self._there(step, point), Path(self.seen.status["workflow_folder"])]
+        return folders if self._copies is None else [self._copies.folder(str(folder), has_tables=True) for folder in folders]
+
+    def _there(self, step: str, point: int | None) -> Path:
+        """Return the folder of a job on the run's host."""
+        assert self.seen.status is not None
         folder = Path(self.seen.status["folder"]) / "steps" / step
         return folder if point is None else folder / str(point)
 
+    @property
+    def texts(self) -> Texts:
+        """What looks through the logs in folders that :meth:`folder_of` names."""
+        return pieces if self._copies is None else self._copies
+
     def close(self) -> None:
-        """End the thread."""
+        """End the threads."""
         self._is_closed = True
         self._wake.set()
+        if self._copies is not None:
+            self._copies.close()
 
     def select(self, steps: Iterable[str], point: int | None = None) -> None:
         """Make these the selected steps, and one point of the only one of them."""
@@ -272,23 +310,23 @@ class Desk:
         except UnknownRunError:
             self._run = None
             raise
-        workflow, edges = self._workflow_of(status)
+        workflow, edges = self._workflow_of(client, status)
         listed = runs if run in runs else (run, *runs)
         return Seen(graph=graph_of_status(status, edges), status=status, workflow=workflow, runs=listed)
 
-    def _workflow_of(self, status: dict[str, Any]) -> tuple[Workflow | None, tuple[tuple[str, str], ...]]:
+    def _workflow_of(self, client: Client, status: dict[str, Any]) -> tuple[Workflow | None, tuple[tuple[str, str], ...]]:
         run = str(status["run"])
         if run not in self._workflows:
-            workflow = self.book.submitted.get(run) or _read(Path(status["folder"]))
+            workflow = self.book.submitted.get(run) or _read(client, str(status["folder"]))
             self._workflows[run] = workflow, _edges(workflow, list(status["steps"]))
         return self._workflows[run]
 
 
-def _read(folder: Path) -> Workflow | None:
+def _read(client: Client, folder: str) -> Workflow | None:
     from kale_magic.formats import native
 
     try:
-        return native.read(folder / "workflow.yaml")
+        return native.read(mirror.run_folder(client, folder, "workflow.yaml") / "workflow.yaml")
     except KaleError:  # removed, or of a later version: the run can be watched all the same
         return None
 

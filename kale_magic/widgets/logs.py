@@ -12,8 +12,7 @@ from kale_magic.render.ansi import ANSI_STYLE, ansi_to_html
 from kale_magic.render.words import escape, plain
 from kale_magic.widgets._page import script
 from kale_magic.widgets.jobs import JobPart
-from kale_magic.widgets.viewmodel import logs
-from kale_proxy import pack
+from kale_proxy import pack, pieces
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,13 +32,13 @@ class _PackedTail:
         self.path = folder / name  # there is none
         self._folder, self._name, self._at = folder, name, 0
 
-    def read(self) -> logs.Piece | None:
+    def read(self) -> pieces.Piece | None:
         before = self._at
         text, self._at = files.since(self._folder, self._name, before)
         if not text:
             return None
-        shown = text[-logs.WINDOW :]
-        return logs.Piece(shown, self._at - len(shown.encode()), len(text) - len(shown) if before else 0, is_new=not before or self._at < before)
+        shown = text[-pieces.WINDOW :]
+        return pieces.Piece(shown, self._at - len(shown.encode()), len(text) - len(shown) if before else 0, is_new=not before or self._at < before)
 
 
 class Logs(JobPart):
@@ -50,7 +49,7 @@ class Logs(JobPart):
     tail = Dict().tag(sync=True)  # grows in place; a page that is there gets messages
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        self._tails: dict[str, logs.Tail | _PackedTail] = {}
+        self._tails: dict[str, pieces.Tail | _PackedTail] = {}
         super().__init__(*args, **options)
 
     def begin(self, job: Job | None, folder: Path | None) -> None:
@@ -60,9 +59,9 @@ class Logs(JobPart):
         elif pack.of(folder) is not None:
             self._tails = {src: _PackedTail(folder, name) for src, name in _FILES.items()}
         else:
-            self._tails = {src: logs.Tail(folder / name) for src, name in _FILES.items()}
-        pieces = {src: tail.read() for src, tail in self._tails.items()}
-        found = {src: piece for src, piece in pieces.items() if piece is not None}
+            self._tails = {src: pieces.Tail(folder / name) for src, name in _FILES.items()}
+        read = {src: tail.read() for src, tail in self._tails.items()}
+        found = {src: piece for src, piece in read.items() if piece is not None}
         self.tail = {
             "parts": [[src, piece.text, 0] for src, piece in found.items()],
             "start": {src: found[src].start if src in found else 0 for src in _FILES},
@@ -78,14 +77,14 @@ class Logs(JobPart):
             piece = tail.read()
             if piece is None:
                 continue
-            if piece.is_new and any(part[0] == src for part in self.tail["parts"]):  # a new attempt
+            if piece.is_new and (piece.start or any(part[0] == src for part in self.tail["parts"])):  # a new attempt, or an end that has come from elsewhere
                 self.begin(self.shown, self.folder)
                 return
             parts.append([src, piece.text, piece.skipped])
         if parts:
             kept: list[list[Any]] = self.tail["parts"]
             kept += parts
-            while len(kept) > 1 and (len(kept) > _KEPT or sum(len(part[1]) for part in kept) > 4 * logs.WINDOW):
+            while len(kept) > 1 and (len(kept) > _KEPT or sum(len(part[1]) for part in kept) > 4 * pieces.WINDOW):
                 src, text, _skipped = kept.pop(0)
                 self.tail["start"][src] += len(text.encode())
             self.send({"t": "add", "parts": parts})
@@ -104,7 +103,7 @@ class Logs(JobPart):
         if not paths:
             return "There is no log yet."
         if kind == "before":
-            piece = logs.before(paths[0], _number(message.get("at")) or 0)
+            piece = self.desk.texts.before(paths[0], _number(message.get("at")) or 0)
             self.send({"t": "piece", "id": view, "before": True, "src": message["src"], "text": piece.text, "start": piece.start})
         elif kind == "find":
             self._find(paths[0], str(message.get("word") or ""), message)
@@ -116,18 +115,18 @@ class Logs(JobPart):
     def _find(self, path: Path, word: str, message: dict[str, Any]) -> None:
         last, is_back = _number(message.get("at")), bool(message.get("back"))
         start = (path.stat().st_size if is_back else 0) if last is None else last + (0 if is_back else 1)
-        at = logs.find(path, word, start, is_backward=is_back)
+        at = self.desk.texts.find(path, word, start, is_backward=is_back)
         if at is None:
             where = "" if last is None else " above" if is_back else " below"
             self.send({"t": "say", "id": message.get("id"), "text": f"{word!r} is not found{where} in {path.name}."})
             return
-        piece, line = logs.around(path, at)
+        piece, line = self.desk.texts.around(path, at)
         src = next(key for key, name in _FILES.items() if name == path.name)
         self.send({"t": "piece", "id": message.get("id"), "src": src, "text": piece.text, "start": piece.start, "line": line, "at": at})
 
     def _ends(self) -> dict[str, str]:
         whole = {src: "".join(part[1] for part in self.tail.get("parts", ()) if part[0] == src) for src in _FILES}
-        return {src: text[-logs.WINDOW :] for src, text in whole.items()}
+        return {src: text[-pieces.WINDOW :] for src, text in whole.items()}
 
     def text(self) -> str:
         """Return the last lines of the logs."""

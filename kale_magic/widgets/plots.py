@@ -70,6 +70,8 @@ class Plots(Charts):
     def _offer(self, files: dict[str, Path], columns: list[str]) -> dict[str, str]:
         """Tell the page what there is to choose; return the column of each axis."""
         axes = chosen(columns, self._axes)
+        if self._kind != "space":
+            axes["x"] = across(columns, self._axes.get("x", ""))
         shown = {"space": _AXES, "lines": ("x",), "dots": ("x",)}[self._kind] if columns and (self._kind == "space" or self._file != _METRICS) else ()
         self.choice = {
             "files": list(files), "file": self._file, "kinds": _KINDS, "kind": self._kind,
@@ -157,14 +159,17 @@ class Plots(Charts):
 
     def _files(self) -> dict[str, Path]:
         found = {_METRICS: Path()}
-        status = self.desk.seen.status
-        folders = [self.folder, Path(status["workflow_folder"]) if status else None]
-        for folder in folders:
-            if folder is not None and folder.is_dir():
+        for folder in self.desk.places_of_tables(*self.shown) if self.shown is not None else ():
+            if folder.is_dir():
                 known = (path for path in sorted(folder.iterdir()) if path.suffix in tables.SUFFIXES and path.name not in tables.OWN)
                 for path in islice(known, _MOST_FILES):
                     found.setdefault(path.name, path)
         return found
+
+
+def across(columns: list[str], wanted: str) -> str:
+    """Return the column for the horizontal axis: the one that was chosen while there is one, else what its name suggests, else the first."""
+    return next((name for name in (wanted, "x", "t", "time", "frame", tables.STEP) if name in columns), columns[0] if columns else "")
 
 
 def chosen(columns: list[str], wanted: dict[str, str]) -> dict[str, str]:

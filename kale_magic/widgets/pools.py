@@ -86,7 +86,7 @@ class Pools(Part):
         found = open_pool(self._client_of(host), str(fields["name"]).strip(), executor, **asked)
         self._look_soon()
         job = f", job {found['native_id']}" if found.get("native_id") else ""
-        return f"Pool {found['name']} is {found['state']}{job}. Steps go into it by: %kale_submit --pool {found['name']}"
+        return f"Pool {found['name']} is asked for{job}. Steps go into it by: %kale_submit --pool {found['name']}"
 
     def _close_pool(self, name: str, host: str, *, is_now: bool) -> str:
         found = self._client_of(host).close_pool(name, is_now=is_now)

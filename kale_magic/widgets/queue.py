@@ -155,9 +155,9 @@ class Queue(Part):
         return str(self._table()["text/html"]) if self.table["rows"] else f"<div>Nothing ran and nothing waited {self.when}.</div>"
 
     def _table(self) -> dict[str, Any]:
-        rows = [[row["run"], row["label"], row["state"], *row["cells"]] for row in self.table["rows"]]
+        rows = [[row["run"], row["label"], row["state"], *row["cells"], row["reason"]] for row in self.table["rows"]]
         title = f"Queue of {self.place.label(self.desk.client.host)} {self.when}"
-        return tables.table(["run", "step", "state", *self.table["heads"]], rows, title=title)
+        return tables.table(["run", "step", "state", *self.table["heads"], "reason"], rows, title=title)
 
     def close(self) -> None:
         """Close the widget and hang up."""
@@ -171,7 +171,7 @@ def _jobs(client: Client, whose: str, executor: str) -> list[dict[str, Any]]:
     ours = client.queue()
     if whose == "kale":
         return [job for job in ours if executor in {"", job.get("executor")}]
-    return joined(client.survey(executor or None, is_all=whose == "all"), ours)
+    return joined(client.survey(executor or None, is_all=whose == "all"), ours, client.pools())
 
 
 def _clock(moment: float) -> str:

@@ -7,13 +7,19 @@ keeps an allocation open, as a pool's job script does.
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     words = sys.argv[1:] if argv is None else argv
     if len(words) == 2 and words[0] == "run" and not words[1].startswith("-"):  # a job's script, for which argparse is half as much work again
+        from kale_proxy import brief
+
+        code = brief.run(words[1])
+        if code is not None:
+            return code
+        from pathlib import Path
+
         from kale_proxy import batch
 
         return batch.run(Path(words[1]))
@@ -22,6 +28,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _command(words: list[str]) -> int:
     import argparse
+    from pathlib import Path
 
     parser = argparse.ArgumentParser(prog="python -m kale_proxy", allow_abbrev=False, description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 from kale_proxy import claim, places
 from kale_proxy.attempt import REFUSED
 from kale_proxy.guard import walltime_words
+from kale_proxy.job import Job
+from kale_proxy.lanerecord import stop_mark
 from kale_proxy.record import (
     ENDED_BY_SIGTERM,
     cells_of,
@@ -33,7 +36,7 @@ from kale_proxy.spec import JobSpec
 from kale_proxy.supervisor import Supervisor
 
 if TYPE_CHECKING:
-    from kale_proxy.job import Job
+    from collections.abc import Callable
 
 
 _NEAR_THE_END_S = 120.0  # Slurm looks at time limits once a minute at most
@@ -60,13 +63,42 @@ def run(job: Path, *, is_ranked: bool = False) -> int:
         from kale_proxy.serve import prepare
 
         app = prepare(folder)
-    supervisor = Supervisor(folder, app, idle_s=0.0, spares=0)
+    return _attend(Supervisor(folder, app, idle_s=0.0, spares=0), spec, lambda supervisor: supervisor.begin(spec))
+
+
+def take_over(text: str, *, folder: str, live: str, pid: int, link: int, started: float) -> int:
+    """Go on with a job whose step :mod:`kale_proxy.brief` has begun; return the exit code.
+
+    Parameters
+    ----------
+    text : str
+        Of ``job.json``.
+    folder, live : str
+        Of the job on this host.
+    pid, link : int
+        The step's process, a child of this one that was not waited for, and a socket whose other end it has.
+    started : float
+        When it was forked, by ``time.monotonic``.
+    """
+    spec = JobSpec.from_json(text)
+
+    def adopt(supervisor: Supervisor) -> None:
+        job = Job(spec, pid, Path(live), socket.socket(fileno=link), None)
+        job.started = started
+        supervisor.adopt(job)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [*supervisor.obeyed, signal.SIGCHLD])
+
+    return _attend(Supervisor(Path(folder), None, idle_s=0.0, spares=0), spec, adopt)
+
+
+def _attend(supervisor: Supervisor, spec: JobSpec, begin: Callable[[Supervisor], None]) -> int:
+    """See a job to its end; return the exit code."""
     ended: list[dict[str, Any]] = []
     supervisor.on_tell = lambda message: ended.append(message) if message["ev"] in {"ended", "refused"} else None
     obey_signals(supervisor)
-    supervisor.begin(spec)
+    begin(supervisor)
     supervisor.serve()
-    places.remove_tree(folder)
+    places.remove_tree(supervisor.folder)
     if spec.keys:
         published(spec).unlink(missing_ok=True)
     outcome: dict[str, Any] = ended[-1] if ended else {"reason": "it could not be started"}
@@ -75,9 +107,9 @@ def run(job: Path, *, is_ranked: bool = False) -> int:
         write_event(spec, "refused", uuid=spec.uuid, reason=reason)
         print(f"{spec.step}: refused {reason} (an attempt begins once: remove its .claim file to run it again by hand)")
         return REFUSED
-    result: dict[str, str] = outcome["result"]
+    result: dict[str, Any] = outcome["result"]
     print(f"{spec.step}: {result['state']} {result['reason']}".rstrip())
-    return 0 if result["state"] == "completed" else 1
+    return 0 if result["state"] == "completed" and not result["exit_code"] else 1
 
 
 def of_rank(spec: JobSpec, rank: int) -> JobSpec:
@@ -128,8 +160,8 @@ def obey_signals(supervisor: Supervisor) -> None:
     deeds = {
         signal.SIGTERM: lambda job: _end(supervisor, job),
         signal.SIGHUP: lambda job: _end(supervisor, job),  # how an instance of Flux ends what runs in it
-        signal.SIGURG: lambda job: job.interrupt(),
-        signal.SIGINT: lambda job: job.interrupt(),
+        signal.SIGURG: lambda job: job.interrupt(stop_mark(job.spec)),
+        signal.SIGINT: lambda job: job.interrupt(stop_mark(job.spec)),
         signal.SIGUSR1: lambda job: supervisor.warn(job, "the batch system says that its time is nearly over"),
         signal.SIGWINCH: lambda job: job.release(),
         signal.SIGTSTP: supervisor.freeze,
@@ -163,8 +195,8 @@ def _end(supervisor: Supervisor, job: Job) -> None:
 
 
 def _end_words(job: Job) -> tuple[str, str]:
-    """Return the reason and the state of a job that the batch system ends."""
+    """Return the reason and the state of a job that the batch system ends; a kernel of many points has a walltime for each, so what it means is left to the manager."""
     limit = job.spec.limits.walltime_s
-    if limit is not None and time.monotonic() - job.started > limit - _NEAR_THE_END_S:
+    if job.spec.lane is None and limit is not None and time.monotonic() - job.started > limit - _NEAR_THE_END_S:
         return walltime_words(limit), "failed"
     return ENDED_BY_SIGTERM, "cancelled"

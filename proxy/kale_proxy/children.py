@@ -6,7 +6,6 @@ What only some of them need is imported there: a batch job that is a shell step 
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import json
 import os
 import socket
@@ -16,13 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kale_proxy import attempt, claim, parents
+from kale_proxy import attempt, claim, leader, parents
 from kale_proxy.job import crash_lines
 from kale_proxy.record import cells_of, notebook_metadata, write_event, write_result
 from kale_proxy.recorder import Recorder
 from kale_proxy.spec import JobSpec
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kale_proxy.job import Job
     from kale_proxy.spec import JobResult
     from kale_proxy.stepkernel import StepApp
@@ -70,16 +71,29 @@ def preload() -> None:
 
 def run_job(app: StepApp | None, spec: JobSpec, live: Path, link: socket.socket) -> int:
     """Run one attempt in this process; return its exit code."""
-    _become_leader(live)
+    leader.become(str(live))
     if spec.is_warm:
         assert app is not None
         start_kernel(app, live)
     return _run(app, spec, live, link)
 
 
+def run_shell(text: str, live: str, link: int) -> int:
+    """Run a shell step in this process, which is its leader already (:mod:`kale_proxy.brief`); return its exit code."""
+    return _run(None, JobSpec.from_json(text), Path(live), socket.socket(fileno=link))
+
+
+def conclude_shell(text: str, code: int, started_at: str, live: str) -> int:
+    """Judge and record a shell step whose script has ended with ``code`` (a signal's number, negative); return our exit code."""
+    from kale_proxy import shellrun
+
+    spec = JobSpec.from_json(text)
+    return _guarded(spec, lambda: shellrun.conclude(spec, code, started_at, is_stopped=Path(live, "stop").exists()))
+
+
 def wait_as_spare(app: StepApp, live: Path, link: socket.socket) -> int:
     """Start the kernel, wait for a step on ``link`` and run it; end when the supervisor does."""
-    _become_leader(live)
+    leader.become(str(live))
     start_kernel(app, live)
     buffer = bytearray()
     while not buffer.endswith(b"\n"):
@@ -102,37 +116,46 @@ def start_kernel(app: StepApp, live: Path) -> None:
 
 
 def _run(app: StepApp | None, spec: JobSpec, live: Path, link: socket.socket) -> int:
+    return _guarded(spec, lambda: _run_kind(app, spec, live, link))
+
+
+def _run_kind(app: StepApp | None, spec: JobSpec, live: Path, link: socket.socket) -> None:
+    parents.require(spec)
+    if spec.is_warm:
+        from kale_proxy.lanerun import LaneRun
+        from kale_proxy.steprun import StepRun
+
+        assert app is not None
+        (StepRun if spec.lane is None else LaneRun)(app, spec, link).run()
+    elif spec.kind in {"python", "kernel"}:
+        from kale_proxy.kernelrun import KernelRun
+
+        KernelRun(spec, live, link).run()
+    elif spec.kind == "notebook":
+        from kale_proxy.notebookrun import NotebookRun
+
+        NotebookRun(spec, live, link).run()
+    else:
+        from kale_proxy import shellrun
+
+        shellrun.run(spec, live, lambda state, reason: _tell(link, state, reason))
+
+
+def _guarded(spec: JobSpec, body: Callable[[], object]) -> int:
+    """Do something for a step; return this process's exit code, its log has the reason."""
     try:
-        parents.require(spec)
-        if spec.is_warm:
-            from kale_proxy.lanerun import LaneRun
-            from kale_proxy.steprun import StepRun
-
-            assert app is not None
-            (StepRun if spec.lane is None else LaneRun)(app, spec, link).run()
-        elif spec.kind in {"python", "kernel"}:
-            from kale_proxy.kernelrun import KernelRun
-
-            KernelRun(spec, live, link).run()
-        elif spec.kind == "notebook":
-            from kale_proxy.notebookrun import NotebookRun
-
-            NotebookRun(spec, live, link).run()
-        else:
-            from kale_proxy import shellrun
-
-            shellrun.run(spec, live, lambda state, reason: _tell(link, state, reason))
+        body()
     except (claim.ClaimTaken, parents.ParentNotDone) as exc:
-        _say(str(exc))
+        leader.say(str(exc))
         return attempt.REFUSED
     except OSError as exc:
-        _say(str(exc))
+        leader.say(str(exc))
         begun = (claim.owner_of(spec) or {}).get("uuid") == spec.uuid
         return attempt.BROKEN if begun else attempt.UNWRITABLE
     except Exception:  # the edge of the process: the report goes into the result
         import traceback
 
-        _say(traceback.format_exc())
+        leader.say(traceback.format_exc())
         return attempt.BROKEN
     return 0
 
@@ -140,28 +163,6 @@ def _run(app: StepApp | None, spec: JobSpec, live: Path, link: socket.socket) ->
 def _tell(link: socket.socket, state: str, reason: str) -> None:
     with contextlib.suppress(OSError):
         link.sendall(attempt.state_line(state, reason))
-
-
-_raw_log = 2
-
-
-def _say(text: str) -> None:
-    """Write to ``raw.log``: ipykernel has taken descriptors 1 and 2, and nobody may listen to them any more."""
-    os.write(_raw_log, text.encode() + b"\n")
-
-
-def _become_leader(live: Path) -> None:
-    """Make a session of our own, with nothing to read and all that bypasses the kernel in ``raw.log``."""
-    os.setsid()
-    os.environ["KALE_LIVE"] = str(live)
-    log = os.open(live / "raw.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    null = os.open(os.devnull, os.O_RDONLY)
-    for source, target in ((null, 0), (log, 1), (log, 2)):
-        os.dup2(source, target)
-    global _raw_log  # noqa: PLW0603 - one per process, set right after its fork
-    _raw_log = log
-    faulthandler.enable(log)  # a descriptor of its own: ipykernel takes 1 and 2 for pipes
-    os.close(null)
 
 
 def run_agent(listener: socket.socket, live: Path, kernel_pid: int, deadline_s: float = 60.0) -> int:

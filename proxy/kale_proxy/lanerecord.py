@@ -144,8 +144,25 @@ def write_crash(job: Job, result: JobResult) -> None:
     writer.close()
     with contextlib.suppress(OSError):
         write_notebook(spec)
-    write_event(spec, "ended", state=result.state, reason=result.reason, kernel=spec.lane)
+    write_event(spec, "ended", state=result.state, reason=result.reason)
     write_result(spec, JobResult.from_json(json.dumps({**asdict(result), "error": error})))
+
+
+def told(spec: JobSpec) -> list[dict[str, Any]]:
+    """Return what a kernel was told by its file (:func:`kale_proxy.pack.told_file`), oldest first; half a line is no message yet."""
+    assert spec.lane is not None
+    try:
+        data = Path(pack.told_file(spec.folder, spec.lane)).read_bytes()
+    except OSError:
+        return []
+    return [json.loads(line) for line in data[: data.rfind(b"\n") + 1].splitlines()]
+
+
+def stop_mark(spec: JobSpec) -> str:
+    """Return which point is meant by an interrupt that came as a signal; empty if that of a step of the usual kind."""
+    if spec.lane is None:
+        return ""
+    return next((str(message["stop"]) for message in reversed(told(spec)) if "stop" in message), "")
 
 
 def _begun(spec: JobSpec) -> dict[str, Any] | None:

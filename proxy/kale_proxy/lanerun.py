@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING, Any
 
 from kale_proxy import claim, inside, values
 from kale_proxy.attempt import STOPPED, job_environment, require_files
-from kale_proxy.lanerecord import PointRecorder, write_notebook
-from kale_proxy.pack import Writer
-from kale_proxy.record import new_result, now, write_event, write_result, write_sample
+from kale_proxy.lanerecord import PointRecorder, told, write_notebook
+from kale_proxy.pack import Writer, told_file
+from kale_proxy.record import new_result, now, publish, write_event, write_result, write_sample
 from kale_proxy.recorder import CELL_PREFIX
 from kale_proxy.spec import PointSpec
 from kale_proxy.steprun import StepRun
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 IDLE_S = 20.0  # so long it waits for more points
 _SYNC_S = 1.0
+_MARGIN_S, _LONGER = 1.0, 1.25  # what is left of an allocation must be more than the longest point took, by so much
 CANCEL = " cancel"  # after a point's uuid, in the mark of an interrupt
 
 
@@ -64,7 +65,11 @@ class LaneRun(StepRun):
         self._known = {point.uuid for point in spec.points}
         self._skipped: set[str] = set()
         self._buffer = b""
-        self._is_last = False  # no more points will come
+        self._is_last = spec.is_share  # no more points will come
+        self._told_bytes = 0  # of the file by which it is told something, that were read
+        self._begun_s = time.time()
+        self._longest_s = 0.0
+        self._is_all_well = True
         self._has_files = False  # those of --files-in were there
         self._current = ""  # uuid of the point whose code runs
         self._synced = time.monotonic()
@@ -82,13 +87,14 @@ class LaneRun(StepRun):
         os.environ.update(job_environment(self.lane))
         os.environ["KALE_LANE"] = str(self._number)
         random.seed()
-        write_event(self.lane, "running", pid=os.getpid(), live=str(self.app.live), kernel=self._number)
+        write_event(self.lane, "running", pid=os.getpid(), live=str(self.app.live))
+        publish(self.lane, self.app.live)
         self.link.setblocking(False)
         shell = self.app.kernel.shell
         shell.transform_cell = lru_cache(maxsize=8)(shell.transform_cell)  # each point has the same cell
         loop = asyncio.get_event_loop()
         loop.run_until_complete(self._points())
-        result = new_result(self.lane, "completed", self.started_at, exit_code=0)
+        result = new_result(self.lane, "completed", self.started_at, exit_code=int(not self._is_all_well))
         self._finish(result)
         return result
 
@@ -101,7 +107,11 @@ class LaneRun(StepRun):
         await self._common()
         while True:
             await self._take_more(is_waiting=not self.todo)
+            if self.todo and self._is_time_short():
+                self._is_all_well = False
+                return  # another kernel runs the rest
             if self.todo:
+                self._read_told()
                 await self._point(self.todo.popleft())
             elif self._is_last:
                 return
@@ -157,6 +167,29 @@ class LaneRun(StepRun):
         self._skipped.update(message.get("skip", ()))
         self._is_last = self._is_last or bool(message.get("finish"))
 
+    def _read_told(self) -> None:
+        """Take what a batch job is told, to which no connection leads."""
+        if not self.lane.is_share:
+            return
+        with contextlib.suppress(OSError):
+            size = os.stat(told_file(self.lane.folder, self._number)).st_size
+            if size > self._told_bytes:
+                self._told_bytes = size
+                for message in told(self.lane):
+                    self._skipped.update(message.get("skip", ()))
+
+    def _ends_at(self) -> float | None:
+        """Return when the allocation ends, in seconds since the epoch; None where nothing is known of it."""
+        said, limit = os.environ.get("SLURM_JOB_END_TIME", ""), self.lane.limits.walltime_s
+        if said.isdigit():
+            return float(said)
+        return self._begun_s + limit if self.lane.is_share and limit is not None else None
+
+    def _is_time_short(self) -> bool:
+        """Whether the next point would hardly end in the time that is left, judged by the longest; the first is begun in any case."""
+        ends_at = self._ends_at()
+        return ends_at is not None and self._longest_s > 0 and ends_at - time.time() < _MARGIN_S + _LONGER * self._longest_s
+
     async def _execute(self, name: str, code: str, where: str) -> JobResult | None:
         """Run one cell on the main shell; without the messages around it that nobody waits for, which cost more than a short cell."""
         kernel = self.app.kernel
@@ -189,7 +222,7 @@ class LaneRun(StepRun):
 
     # -- one point -------------------------------------------------------------------------------
     async def _point(self, point: PointSpec) -> None:
-        self.started_at, cpu = now(), time.process_time()
+        self.started_at, cpu, begun = now(), time.process_time(), time.monotonic()
         self.spec = replace(
             self.lane, point=point.point, uuid=point.uuid, attempt=point.attempt, params=self.lane.params | point.params,
             folder=f"{self.lane.folder}/{point.point}",
@@ -214,6 +247,7 @@ class LaneRun(StepRun):
             result = self._raised(exc, "") or self._failed("KeyboardInterrupt")
         self._current = ""
         self._end_point(point, result, cpu, recorder)
+        self._longest_s = max(self._longest_s, time.monotonic() - begun)
         self._leave_point()
 
     def _drain(self) -> None:
@@ -231,6 +265,8 @@ class LaneRun(StepRun):
     def _enter_point(self, point: PointSpec) -> None:
         os.environ.update(point.env)
         os.environ.update({**job_environment(self.spec), "KALE_JOB": self.lane.uuid})
+        if (ends_at := self._ends_at()) is not None:
+            os.environ["KALE_ENDS_AT"] = f"{min(ends_at, float(os.environ.get('KALE_ENDS_AT', ends_at))):.0f}"
         inside.begin_point(self.spec.parameters())
         self.gate._spec = self.spec
 
@@ -263,6 +299,7 @@ class LaneRun(StepRun):
         return {name: self.writer.save(name, value, portable, self.lane.formats.get(name, "")) for name, value in found.items()}
 
     def _end_point(self, point: PointSpec, result: JobResult, cpu: float, recorder: PointRecorder | None = None) -> None:
+        self._is_all_well = self._is_all_well and result.state == "completed"
         final = replace(result, ended_at=now(), pid=os.getpid(), cpu_s=round(time.process_time() - cpu, 4))
         kept = {key: item for key, item in asdict(final).items() if key == "outputs" or item not in (None, "", [], (), {})}
         record: dict[str, Any] = {"result": kept}
@@ -304,7 +341,7 @@ class LaneRun(StepRun):
         cpu = usage.ru_utime + usage.ru_stime + children.ru_utime + children.ru_stime
         peak = max(usage.ru_maxrss, children.ru_maxrss) * 1024
         write_sample(self.lane, round(cpu, 3), peak)
-        write_event(self.lane, "ended", state=result.state, reason=result.reason, kernel=self._number)
+        write_event(self.lane, "ended", state=result.state, reason=result.reason)
         self.writer.sync()
         self.writer.close()
         write_result(self.lane, replace(result, ended_at=now(), pid=os.getpid(), cpu_s=round(cpu, 4), peak_rss_bytes=peak))

@@ -285,7 +285,8 @@ kale_save <- function(name, form) {
     } else if (form == "npy") kale_write_npy(x, path)
     else if (form == "csv") kale_write_csv(x, path)
     else {
-      if (!requireNamespace("arrow", quietly = TRUE)) stop("R lacks arrow, which writes Parquet", call. = FALSE)
+      if (!requireNamespace("arrow", quietly = TRUE)) stop("R lacks arrow, which writes Parquet: declare csv", call. = FALSE)
+      if (!is.data.frame(x)) stop("it is no table", call. = FALSE)
       arrow::write_parquet(x, path)
     },
     error = function(exc) stop(sprintf("%s can't be written as %s: %s", what, form, conditionMessage(exc)), call. = FALSE)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 METRICS = "metrics.jsonl"
+ELSEWHERE = "cached.json"  # points that an earlier run has computed -> where they are, relative to the step's folder
 _FILE = re.compile(r"points-(\d+)\.jsonl")
 _LINE = re.compile(rb'\{"(begin|out|end|over)": (\d+|\{)(?:, "uuid": "([0-9a-f]*)", "attempt": (\d+))?')
 _METRIC = re.compile(rb'\{"at": "[^"]*", ("of_point": (\d+)(?:, )?)')
@@ -50,6 +51,11 @@ def points_file(folder: Path | str, lane: int) -> str:
     return f"{folder}/points-{lane}.jsonl"
 
 
+def told_file(folder: Path | str, lane: int) -> str:
+    """Return the file by which one kernel of a sweep is told something where no connection leads to it: lines of JSON."""
+    return f"{folder}/told-{lane}.jsonl"
+
+
 def values_file(folder: Path | str, lane: int) -> str:
     """Return the file of the values of the points that one kernel ran."""
     return f"{folder}/{_values_name(lane)}"
@@ -70,14 +76,15 @@ class Pack:
         self._begun: dict[int, int] = {}  # point -> newest attempt
         self._begins: dict[int, _Place] = {}
         self._metrics: dict[int, list[_Place]] = {}
+        self.elsewhere = elsewhere(folder)
 
     def refresh(self) -> bool:
         """Take up what was written since; False if there are no such files."""
         try:
             names = [name for name in os.listdir(self.folder) if _FILE.fullmatch(name)]
-            if not names:
-                return False
         except OSError:
+            return False
+        if not names and not self.elsewhere:
             return False
         for name in (*names, METRICS):
             path = f"{self.folder}/{name}"
@@ -114,8 +121,8 @@ class Pack:
             self._ends[point] = attempt, place
 
     def points(self) -> list[int]:
-        """Return the points that have begun, in order."""
-        return sorted(self._begun)
+        """Return the points that have begun, here or in an earlier run, in order."""
+        return sorted({*self._begun, *self.elsewhere})
 
     def end(self, point: int) -> dict[str, Any] | None:
         """Return the record of how a point's newest attempt ended; None if it has not."""
@@ -150,8 +157,26 @@ def of(folder: Path) -> tuple[Pack, int] | None:
     """Return the pack and the number of the point whose folder this would be; None if it is of no pack."""
     if not folder.name.isdigit():
         return None
-    found = of_step(folder.parent)
-    return None if found is None else (found, int(folder.name))
+    found, point = of_step(folder.parent), int(folder.name)
+    if found is None:
+        return None
+    return (found, point) if point not in found.elsewhere else of(found.elsewhere[point])
+
+
+def numbers(folder: Path) -> list[int]:
+    """Return the points in the folder of a step, those of a pack and those with folders of their own; in order."""
+    found = of_step(folder)
+    own = [int(name) for name in os.listdir(folder) if name.isdigit()] if os.path.isdir(folder) else []
+    return sorted({*own, *(found.points() if found is not None else ())})
+
+
+def elsewhere(folder: Path) -> dict[int, Path]:
+    """Return the points of a step that an earlier run has computed in a pack, and where their folders would be."""
+    try:
+        data = (folder / ELSEWHERE).read_bytes()
+    except OSError:
+        return {}
+    return {int(point): folder.__class__(os.path.normpath(folder / way)) for point, way in json.loads(data).items()}
 
 
 def of_step(folder: Path) -> Pack | None:
@@ -212,14 +237,14 @@ def index(outputs: Path) -> dict[str, dict[str, Any]] | None:
 
 def value(outputs: Path, name: str) -> Value | None:
     """Return one value of a point as it was written; None if there is no such value."""
-    record = _end(outputs.parent)
+    found = of(outputs.parent)
+    record = None if found is None else found[0].end(found[1])
     info = None if record is None else record["result"]["outputs"].get(name)
-    if info is None:
+    if found is None or info is None:
         return None
+    path = found[0].folder / info["pack"]
     if "json" in info:
-        path = outputs.parent.parent / info["pack"]
         return Value(".json", info["json"].encode(), os.stat(path), path)
-    path = outputs.parent.parent / info["pack"]
     with path.open("rb") as stream:
         stream.seek(info["at"])
         return Value(os.path.splitext(info["file"])[1], stream.read(info["bytes"]), os.fstat(stream.fileno()), path)

@@ -32,9 +32,10 @@ def now() -> str:
 
 def write_event(spec: JobSpec, event: str, **data: object) -> None:
     """Append one line to ``events.jsonl`` and make it durable."""
-    folder, point = Path(spec.folder), {}
-    if spec.lane is not None and spec.point is not None:  # of a kernel that runs many
-        folder, point = folder.parent, {"point": spec.point}
+    folder, point = Path(spec.folder), dict[str, int]()
+    if spec.lane is not None:  # of a kernel that runs many
+        folder, point = (folder, {}) if spec.point is None else (folder.parent, {"point": spec.point})
+        data = {**data, "kernel": spec.lane}
     line = json.dumps({"at": now(), "attempt": spec.attempt, "event": event, **point, **data}) + "\n"
     fd = os.open(folder / "events.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:

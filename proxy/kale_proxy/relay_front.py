@@ -178,6 +178,9 @@ class Front:
     ----------
     file : Path
         A connection file; ports that are 0 are chosen here and written back.
+    listening : dict of str to int, optional
+        Descriptors of sockets that listen on its ports already, from :func:`kale_proxy.listening.listen`; they are
+        taken over.
 
     Raises
     ------
@@ -185,8 +188,9 @@ class Front:
         It is none, or its addresses can't be bound.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, listening: dict[str, int] | None = None) -> None:
         self.info = read_connection(file)
+        self._listening = dict(listening or {})
         self._on_message: OnMessage
         self._on_room: Callable[[], None]
         self._signer = Signer(self.info)
@@ -261,6 +265,8 @@ class Front:
             socket.setsockopt(zmq.CURVE_SERVER, 1)
             socket.setsockopt(zmq.CURVE_PUBLICKEY, str(self.info["curve_publickey"]).encode())
             socket.setsockopt(zmq.CURVE_SECRETKEY, str(self.info["curve_secretkey"]).encode())
+        if port in self._listening:
+            socket.setsockopt(zmq.USE_FD, self._listening.pop(port))
         number, ip = self.info[port], self.info["ip"]
         if self.info["transport"] == "ipc":
             number = self.info[port] = number or 1 + [*_PORTS.values(), _HEARTBEAT].index(port)

@@ -12,6 +12,7 @@ from kale_proxy.relay_front import Front
 from kale_proxy.relay_role import visitor
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from kale_proxy.relay_line import Seek
@@ -19,7 +20,14 @@ if TYPE_CHECKING:
 
 
 def serve(
-    file: Path, name: str, seek: Seek, *, mode: str = "visit", owner: int | None = None, role: Role | None = None
+    file: Path,
+    name: str,
+    seek: Seek,
+    *,
+    mode: str = "visit",
+    owner: int | None = None,
+    role: Role | None = None,
+    listening: dict[str, int] | None = None,
 ) -> None:
     """Be the kernel of the connection file ``file`` until the front end shuts it down, ``owner`` ends, or a signal comes.
 
@@ -38,18 +46,27 @@ def serve(
     role : Role, optional
         What the front end is to the kernel: a visitor if none is given. Afterwards it says whether the kernel's end was
         asked for: by the front end, or by SIGTERM; who merely vanishes has not asked.
+    listening : dict of str to int, optional
+        As for :class:`kale_proxy.relay_front.Front`.
 
     Raises
     ------
     ConnectionFileError
         The file is none, or its addresses are taken.
     """
-    asyncio.run(_serve(file, name, seek, mode, owner, role or visitor(name)))
+    role = role or visitor(name)
+
+    def relay(front: Front) -> Relay:
+        return Relay(front, name, seek, mode, role)
+
+    asyncio.run(_serve(file, listening, relay, owner, role))
 
 
-async def _serve(file: Path, name: str, seek: Seek, mode: str, owner: int | None, role: Role) -> None:
-    front = Front(file)
-    relay = Relay(front, name, seek, mode, role)
+async def _serve(
+    file: Path, listening: dict[str, int] | None, make: Callable[[Front], Relay], owner: int | None, role: Role
+) -> None:
+    front = Front(file, listening)
+    relay = make(front)
     front.open(relay.take, relay.go_on)
 
     def end() -> None:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from kale_proxy import batch, children, places
 from kale_proxy.claim import pid_start
+from kale_proxy.managers import PROTOCOL
 from kale_proxy.record import now
-from kale_proxy.supervisor import IDLE_S, PROTOCOL, Supervisor
+from kale_proxy.supervisor import IDLE_S, Supervisor
 from kale_proxy.values import write_atomic
 
 if TYPE_CHECKING:

@@ -75,7 +75,12 @@ def run(spec: JobSpec, live: Path, tell: Callable[[str, str], None] = lambda *_:
         code = child.wait()
         if desk is not None:
             desk.close()
-    return _finish(spec, _judge(spec, code, started_at, is_stopped=(live / "stop").exists()))
+    return conclude(spec, code, started_at, is_stopped=(live / "stop").exists())
+
+
+def conclude(spec: JobSpec, code: int, started_at: str, *, is_stopped: bool) -> JobResult:
+    """Judge and record a step whose script ended with ``code`` (a signal's number, negative), as :func:`run` does."""
+    return _finish(spec, _judge(spec, code, started_at, is_stopped=is_stopped))
 
 
 def shell_variables(spec: JobSpec) -> dict[str, str]:

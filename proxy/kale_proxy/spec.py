@@ -132,6 +132,7 @@ class JobSpec:
     keys: str = ""  # folder on the shared disk where it tells where its kernel is, and its key; empty: nowhere
     lane: int | None = None  # it is the kernel of this number of a --reuse-kernel sweep, whose ``folder`` is the step's
     points: tuple[PointSpec, ...] = ()  # of such a kernel: those to begin with; more are handed to it while it runs
+    is_share: bool = False  # ``points`` are all that such a kernel gets, and what it is told later comes by a file
     listens: bool = False  # on TCP too, by CURVE, where visitors have no other way to its node
     version: int = SPEC_VERSION
 

@@ -23,21 +23,20 @@ from typing import TYPE_CHECKING, Any
 from kale_proxy import children, procs
 from kale_proxy.guard import Guard
 from kale_proxy.job import Job
+from kale_proxy.managers import Managers
 from kale_proxy.places import remove_tree
 from kale_proxy.record import now, read_result
-from kale_proxy.spec import JobSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from kale_proxy.spec import JobSpec
     from kale_proxy.stepkernel import StepApp
 
-PROTOCOL = 1
 IDLE_S = 60.0
 TICK_S = 0.25
 FROZEN = "frozen: every process of it is stopped; resume lets it go on"
-_LINE_MAX = 64 << 20
 
 
 class Supervisor:
@@ -62,13 +61,12 @@ class Supervisor:
         self.by_pid: dict[int, Job] = {}
         self.by_agent: dict[int, Path] = {}  # agents that outlive their step while they drain
         self.spares: list[children.Spare] = []
-        self.clients: dict[socket.socket, bytearray] = {}
+        self.managers = Managers(self)
         self.selector = selectors.DefaultSelector()
         self.guard = Guard(self.jobs)
         self.idle_since = time.monotonic()
         self._looked = 0.0
         self.serial = 0
-        self.listener: socket.socket | None = None
         self.wakeup = os.pipe()
         self.on_tell: Callable[[dict[str, Any]], object] = lambda _: None
         self.is_ending = False  # it is to end with its last job
@@ -79,8 +77,7 @@ class Supervisor:
     def serve(self) -> None:
         """Listen and work until idle."""
         self._succeed()
-        self.listener = children.listen(self.folder / "s")
-        self._watch(self.listener, self._accept)
+        self.managers.listen(self.folder / "s")
         for fd in self.wakeup:
             os.set_blocking(fd, False)
         signal.set_wakeup_fd(self.wakeup[1], warn_on_full_buffer=False)
@@ -120,7 +117,7 @@ class Supervisor:
     def _is_over(self) -> bool:
         if self.is_ending and not self.jobs:
             return True
-        if self.jobs or self.clients:
+        if self.jobs or self.managers.are_there:
             self.idle_since = time.monotonic()
             return False
         return time.monotonic() - self.idle_since >= self.idle_s
@@ -129,115 +126,24 @@ class Supervisor:
         return TICK_S if self.jobs else 5.0
 
     def _wanted_spares(self) -> int:
-        return self.spare_count if (self.clients or self.jobs) and not self.is_ending else 0
+        return self.spare_count if (self.managers.are_there or self.jobs) and not self.is_ending else 0
 
-    def _watch(self, source: socket.socket, handler: Callable[[], None]) -> None:
+    def watch(self, source: socket.socket, handler: Callable[[], None]) -> None:
+        """Call ``handler`` whenever a socket can be read."""
         self.selector.register(source, selectors.EVENT_READ, handler)
 
-    def _forget(self, source: socket.socket) -> None:
+    def forget(self, source: socket.socket) -> None:
+        """Close a socket that was watched."""
         with contextlib.suppress(KeyError, ValueError):
             self.selector.unregister(source)
         source.close()
 
-    # -- clients -------------------------------------------------------------------------------
-    def _accept(self) -> None:
-        assert self.listener is not None
-        client, _ = self.listener.accept()
-        if children.peer_uid(client) != os.getuid():
-            client.close()
-            return
-        self.clients[client] = bytearray()
-        self._watch(client, lambda: self._read(client))
-        self._send(client, {"ev": "hello", "version": PROTOCOL, "pid": os.getpid(), "jobs": self._listing()})
-
-    def _read(self, client: socket.socket) -> None:
-        try:
-            data = client.recv(1 << 18)
-        except OSError:
-            data = b""
-        buffer = self.clients[client]
-        buffer += data
-        if not data or len(buffer) > _LINE_MAX:
-            self._drop(client)
-            return
-        *lines, rest = bytes(buffer).split(b"\n")
-        buffer[:] = rest
-        for line in lines:
-            self._request(client, line)
-
-    def _request(self, client: socket.socket, line: bytes) -> None:
-        try:
-            message = json.loads(line)
-            op = message["op"]
-            if op == "start":
-                self._asked_to_start(client, message["spec"])
-            elif op == "list":
-                self._send(client, {"ev": "jobs", "jobs": self._listing()})
-            elif op == "bye_when_idle":
-                self.idle_s = 0.0
-            else:
-                self._command(op, message)
-        except (KeyError, TypeError, ValueError) as exc:
-            self._send(client, {"ev": "error", "reason": f"not understood: {exc}"})
-
-    def _command(self, op: str, message: dict[str, Any]) -> None:
-        job = self.jobs.get(message["uuid"])
-        if job is None:
-            return
-        if op == "cancel":
-            self.kill(job, "cancelled by the user", state="cancelled", grace_s=float(message.get("grace_s", 2.0)))
-        elif op == "interrupt":
-            job.interrupt(str(message.get("point", "")))
-        elif op == "feed":
-            job.feed(message["message"])
-        elif op == "release":
-            job.release()
-        elif op == "freeze":
-            self.freeze(job)
-        elif op == "thaw":
-            self.thaw(job)
-        else:
-            raise ValueError(op)
-
-    def _drop(self, client: socket.socket) -> None:
-        self.clients.pop(client, None)
-        self._forget(client)
-
-    def _send(self, client: socket.socket, message: dict[str, Any]) -> None:
-        try:
-            client.settimeout(5.0)  # a manager that is stopped must not stop us for ever
-            client.sendall(json.dumps(message).encode() + b"\n")
-        except OSError:
-            self._drop(client)
-
-    def _tell(self, message: dict[str, Any]) -> None:
+    def tell(self, message: dict[str, Any]) -> None:
+        """Tell all managers something."""
         self.on_tell(message)
-        for client in list(self.clients):
-            self._send(client, message)
-
-    def _listing(self) -> list[dict[str, Any]]:
-        return [job.describe() for job in self.jobs.values()]
+        self.managers.tell(message)
 
     # -- jobs ----------------------------------------------------------------------------------
-    def _asked_to_start(self, client: socket.socket, data: dict[str, Any]) -> None:
-        try:
-            spec = JobSpec.from_dict(data)
-        except ValueError as exc:  # a manager of another version
-            self._send(client, {"ev": "refused", "uuid": str(data.get("uuid")), "reason": f"{exc}."})
-        else:
-            self._start(client, spec)
-
-    def _start(self, client: socket.socket, spec: JobSpec) -> None:
-        known = self.jobs.get(spec.uuid)
-        if known is not None:
-            self._send(client, {"ev": "running", **known.describe(), "at": known.at})
-            return
-        result = read_result(spec)
-        if result is not None:
-            self._send(client, {"ev": "ended", "uuid": spec.uuid, "result": json.loads(result.to_json())})
-            return
-        self.begin(spec)
-
     def begin(self, spec: JobSpec) -> None:
         """Run one attempt: hand it to a spare, or fork a process for it."""
         if spec.is_warm and self.spares:
@@ -246,14 +152,21 @@ class Supervisor:
             job = Job(spec, spare.pid, spare.live, spare.link, spare.agent_listener)
         else:
             job = self._fork_job(spec)
+        self._add(job)
+
+    def adopt(self, job: Job) -> None:
+        """Take over a step whose process another part of this process has forked."""
+        self._add(job)
+
+    def _add(self, job: Job) -> None:
         job.at = now()
-        self.jobs[spec.uuid] = self.by_pid[job.pid] = job
-        if spec.listens and job.agent_listener is not None:
+        self.jobs[job.spec.uuid] = self.by_pid[job.pid] = job
+        if job.spec.listens and job.agent_listener is not None:
             job.door_pid = self._fork(lambda: children.run_door(job.live))
-        self._watch(job.link, lambda: self._heard(job))
+        self.watch(job.link, lambda: self._heard(job))
         if job.agent_listener is not None:
-            self._watch(job.agent_listener, lambda: self._visited(job))
-        self._tell({"ev": "running", **job.describe(), "at": job.at})
+            self.watch(job.agent_listener, lambda: self._visited(job))
+        self.tell({"ev": "running", **job.describe(), "at": job.at})
 
     def _fork_job(self, spec: JobSpec) -> Job:
         live = self._live_folder()
@@ -299,7 +212,7 @@ class Supervisor:
             os._exit(code)
 
     def _leave(self, keep: tuple[socket.socket, ...], drop: tuple[socket.socket | None, ...]) -> None:
-        mine = [self.listener, *self.clients, *drop]
+        mine = [*self.managers.sockets(), *drop]
         mine += [end for spare in self.spares for end in (spare.link, spare.agent_listener)]
         mine += [end for job in self.jobs.values() for end in (job.link, job.agent_listener)]
         for source in mine:
@@ -326,7 +239,7 @@ class Supervisor:
                 job.begin_point()
                 continue
             job.state, job.reason = said["state"], said.get("reason", "")
-            self._tell({"ev": "state", "uuid": job.spec.uuid, "state": job.state, "reason": job.reason})
+            self.tell({"ev": "state", "uuid": job.spec.uuid, "state": job.state, "reason": job.reason})
 
     def freeze(self, job: Job) -> None:
         """Stop all processes of a job where they are."""
@@ -343,7 +256,7 @@ class Supervisor:
 
     def _moved(self, job: Job, state: str, reason: str) -> None:
         job.move(state, reason)
-        self._tell({"ev": "state", "uuid": job.spec.uuid, "state": state, "reason": reason})
+        self.tell({"ev": "state", "uuid": job.spec.uuid, "state": state, "reason": reason})
 
     def warn(self, job: Job, words: str) -> None:
         """Tell a step, once, that its end is near."""
@@ -351,7 +264,7 @@ class Supervisor:
             job.warn(words)
             if job.state == "running":
                 job.reason = words
-                self._tell({"ev": "state", "uuid": job.spec.uuid, "state": job.state, "reason": words})
+                self.tell({"ev": "state", "uuid": job.spec.uuid, "state": job.state, "reason": words})
 
     def _look_for_pauses(self) -> None:
         """See which steps a visitor holds still, and which go on; a step that is kept for a look, or frozen, says so itself."""
@@ -397,7 +310,7 @@ class Supervisor:
         if job.is_finishing or read_result(job.spec) is not None:
             self._finished(job)
         elif job.was_refused(status):
-            self._tell({"ev": "refused", "uuid": job.spec.uuid, "reason": job.refusal(status)})
+            self.tell({"ev": "refused", "uuid": job.spec.uuid, "reason": job.refusal(status)})
             self._remove(job)
         elif job.wants_restart():
             self._remove(job)
@@ -415,15 +328,15 @@ class Supervisor:
     def _finished(self, job: Job) -> None:
         result = read_result(job.spec) or job.unrecorded()
         self._remove(job)
-        self._tell({"ev": "ended", "uuid": job.spec.uuid, "result": json.loads(result.to_json())})
+        self.tell({"ev": "ended", "uuid": job.spec.uuid, "result": json.loads(result.to_json())})
 
     def _remove(self, job: Job) -> None:
         self.jobs.pop(job.spec.uuid, None)
-        self._forget(job.link)
+        self.forget(job.link)
         if job.door_pid is not None:
             procs.send([job.door_pid], signal.SIGTERM)
         if job.agent_listener is not None:
-            self._forget(job.agent_listener)
+            self.forget(job.agent_listener)
         if job.agent_pid is None:
             remove_tree(job.live)
         else:
@@ -441,7 +354,7 @@ class Supervisor:
                 job.agent_pid = None
                 job.note_visited(is_visited=False)
                 if job.agent_listener is not None:
-                    self._watch(job.agent_listener, lambda job=job: self._visited(job))  # type: ignore[misc]
+                    self.watch(job.agent_listener, lambda job=job: self._visited(job))  # type: ignore[misc]
                 return
         for spare in self.spares:
             if spare.pid == pid:

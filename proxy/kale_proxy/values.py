@@ -28,6 +28,7 @@ INDEX = "index.json"
 FORMS = ("json", "npy", "csv", "parquet")  # that other languages read too
 SUFFIXES = (*(f".{form}" for form in FORMS), ".pkl")
 _JSON_MAX_ITEMS = 10_000
+_NO_ARROW = "pandas reads and writes Parquet by pyarrow, which is not installed"
 
 
 class ValueFileError(Exception):
@@ -87,7 +88,7 @@ def write(
             with opened(f".{form}") as stream:
                 _WRITERS[form](value, stream)
         except Exception as exc:
-            reason = str(exc) if isinstance(exc, ValueFileError) else f"{type(exc).__name__}: {exc}"
+            reason = str(exc) if isinstance(exc, ValueFileError) else f"{type(exc).__name__}: {_one_line(exc)}"
             raise ValueFileError(f"`{name}` ({info['type']}) can't be written as {form}: {reason}") from exc
         return info, f".{form}"
     text = _as_json(value)
@@ -167,8 +168,14 @@ def _read_table(suffix: str, stream: Any, path: Path, name: str) -> object:
             return pd.read_parquet(stream)
         exact = {"float_precision": "round_trip"} if int(pd.__version__.partition(".")[0]) < 3 else {}  # where that is not the default
         return pd.read_csv(stream, **exact)
+    except ImportError as exc:
+        raise ValueFileError(f"`{name}` is Parquet ({path}), and {_NO_ARROW} here: install it, or declare --formats {name}=csv where it is made") from exc
     except Exception as exc:
-        raise ValueFileError(f"`{name}` can't be loaded from {path}: {type(exc).__name__}: {exc}") from exc
+        raise ValueFileError(f"`{name}` can't be loaded from {path}: {type(exc).__name__}: {_one_line(exc)}") from exc
+
+
+def _one_line(exc: Exception) -> str:
+    return " ".join(str(exc).split())
 
 
 def _pack() -> Any:
@@ -318,12 +325,15 @@ def _write_parquet(value: Any, stream: Any) -> None:
     try:
         stream.write(_table(value).to_parquet(index=False))
     except ImportError as exc:
-        raise ValueFileError("pandas needs pyarrow for it, which is not installed") from exc
+        raise ValueFileError(f"{_NO_ARROW}: install it, or declare csv") from exc
 
 
 def _table(value: Any) -> Any:
     """Return a table as a DataFrame whose index, if it is more than a count, has become a column."""
     pd: Any = sys.modules.get("pandas")
+    if type(value).__module__.startswith("pyarrow.") and hasattr(value, "to_pandas"):
+        value = value.to_pandas()
+        pd = sys.modules.get("pandas")
     if isinstance(value, (dict, list)) and value:
         with contextlib.suppress(Exception):
             import pandas  # noqa: ICN001 - a name that may be none
@@ -347,7 +357,13 @@ def describe_file(path: Path, name: str) -> dict[str, Any]:
             rows = csv.reader(stream)
             width = len(next(rows, []))
             info["shape"] = [sum(1 for _ in rows), width]
-    elif path.suffix != ".parquet":
+    elif path.suffix == ".parquet":
+        with path.open("rb") as stream:  # the format begins and ends with its mark (parquet.apache.org/docs/file-format)
+            head, size = stream.read(4), stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, size - 4))
+            if head != b"PAR1" or stream.read() != b"PAR1":
+                raise ValueFileError(f"{path} is no Parquet file, or a part of one")
+    else:
         value = load_file(path, name)
         info |= {"type": _type_name(type(value)), **shape_of(value)}
     return {**info, "bytes": path.stat().st_size}

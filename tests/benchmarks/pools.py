@@ -23,8 +23,8 @@ while kale.pools()[0]["state"] != "idle":
 figures = {"start": time.perf_counter() - begun}
 def run(count, shape):
     wf = Workflow("bench")
-    if shape == "sweep":
-        wf.step("s", "pass", each={"i": f"range({count})"})
+    if shape != "chain":
+        wf.step("s", "pass", each={"i": f"range({count})"}, reuse_kernel=shape == "warm")
     else:
         for number in range(count):
             wf.step(f"s{number}", "pass", after=[f"s{number - 1}"] if number else [])
@@ -34,6 +34,7 @@ def run(count, shape):
 figures["first"] = run(1, "chain")
 figures["chain"] = run(200, "chain")
 figures["sweep"] = run(200, "sweep")
+figures["warm"] = run(10_000, "warm")
 kale.close_pool("bench")
 while kale.pools():
     time.sleep(0.05)
@@ -59,4 +60,5 @@ def pools():
         Figure("the first step in it, which starts the warm process", found["first"], "s"),
         Figure(f"a chain of {CHAIN} Python steps", found["chain"], "s", target=25.0, note=f"{found['chain'] / CHAIN * 1000:.0f} ms a step"),
         Figure("200 independent kernel steps on 2 cores", 200 / found["sweep"], "steps/s", target=25.0, is_floor=True),
+        Figure("10,000 no-op points of a --reuse-kernel sweep", 10_000 / found["warm"], "points/s", target=300.0, is_floor=True),
     ]

@@ -360,7 +360,7 @@ def spec():
     try:
         with Manager.connect() as client:
             made = specs.install(client, find_step(client, f"{run.name}/loop", Scope()), prefix=os.environ["KALE_HOME"])
-        for _ in range(7):
+        for _ in range(25):
             manager = KernelManager(kernel_name=made.name)
             manager.kernel_spec_manager.kernel_dirs = [str(made.path.parent)]
             with stopwatch() as seconds:

@@ -27,8 +27,8 @@ shape, kind, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
 wf = Workflow("bench", executor="slurm")
 options = {"shell": True} if kind == "shell" else {}
 code = "true" if kind == "shell" else "pass"
-if shape == "array":
-    wf.step("s", code, each={"i": f"range({count})"}, **options)
+if shape in {"array", "warm"}:
+    wf.step("s", code, each={"i": f"range({count})"}, reuse_kernel=shape == "warm", **options)
 elif shape == "layers":
     for layer in range(10):
         for number in range(count // 10):
@@ -68,6 +68,8 @@ def slurm(peers=None):
                 figures.append(Figure(f"{words}: time, bare cold kernels = 1", took / cold, "x", target=1.15))
             took = bench.kale("independent", "shell", COUNT)
             figures.append(Figure("200 shell steps: time, bare `true` = 1", took / shell, "x", target=1.5))
+            warm = bench.kale("warm", "python", 10_000)
+            figures.append(Figure("10,000 no-op points of a --reuse-kernel sweep, as 8 jobs", 10_000 / warm, "points/s", target=300.0, is_floor=True))
             figures.append(_submission(bench))
             if peers:
                 figures.append(Figure("Kale, 200 shell steps", COUNT / took, "jobs/s"))

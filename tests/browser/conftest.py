@@ -1,4 +1,7 @@
-"""A Jupyter server with JupyterLab and Notebook, a busy step, and Chromium: what the tests of this folder look at."""
+"""A Jupyter server with JupyterLab and Notebook, Chromium, notebooks in it, and a busy step: what the tests of this folder look at.
+
+A module that needs another server (its environment, its host) has a fixture ``server`` of its own; all else goes by that.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +23,12 @@ from kale_magic.api import connect
 from tests import steps
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from playwright.sync_api import BrowserContext
 
     from kale_magic.api import Run
+    from tests.browser.pages import NotebookPage
 
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = (
@@ -59,10 +63,22 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that the server shows."""
+    return tmp_path_factory.mktemp("root")
+
+
+@pytest.fixture(scope="module")
+def home() -> Iterator[Path]:
+    """Kale and Jupyter folders of the module's own."""
+    with steps.private_jupyter() as folder:
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def place(home: Path, root: Path) -> Iterator[Place]:
     """The busy step; it must still be one when the module's tests are over."""
-    root = tmp_path_factory.mktemp("root")
-    with steps.private_jupyter() as home, connect() as kale:
+    with connect() as kale:
         run = steps.busy(root, kale)
         yield Place(home, root, run)
         assert steps.goes_on(run)
@@ -70,14 +86,37 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 
 
 @pytest.fixture(scope="module")
-def server(place: Place) -> Iterator[Server]:
+def server(home: Path, root: Path) -> Iterator[Server]:
     """One server that has both front ends."""
-    with serve(place.home, place.root) as found:
+    with serve(home, root) as found:
         yield found
 
 
+@pytest.fixture
+def open_notebook(root: Path, server: Server, chromium: BrowserContext) -> Iterator[Callable[..., NotebookPage]]:
+    """Return ``open_notebook(name, cells, front_end="lab", kernel="python3", run=0)``: it writes a notebook, opens it, and runs its first ``run`` cells.
+
+    At the end a picture is taken of each page, it is closed, and its kernel is ended.
+    """
+    from tests.browser.pages import NotebookPage, write_notebook
+
+    opened: list[NotebookPage] = []
+
+    def open_it(name: str, cells: list[str], *, front_end: str = "lab", kernel: str = "python3", run: int = 0) -> NotebookPage:
+        write_notebook(root, name, kernel, cells)
+        opened.append(NotebookPage(chromium, server, front_end, name))
+        for number in range(run):
+            opened[-1].run(number)
+            opened[-1].is_idle()
+        return opened[-1]
+
+    yield open_it
+    for notebook in opened:
+        notebook.close()
+
+
 @contextlib.contextmanager
-def serve(home: Path, root: Path, **more: Any) -> Iterator[Server]:
+def serve(home: Path, root: Path, environ: Mapping[str, str] | None = None, **more: Any) -> Iterator[Server]:
     """Run a server that chooses its port and tells it in a file; ``more`` are settings of ``ServerApp``."""
     settings = home / "config/lab/user-settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
     settings.parent.mkdir(parents=True)
@@ -93,6 +132,7 @@ def serve(home: Path, root: Path, **more: Any) -> Iterator[Server]:
         process = subprocess.Popen(
             [sys.executable, "-m", "jupyterlab", "--no-browser", *arguments],
             stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT, cwd=root, start_new_session=True,
+            env={**os.environ, **(environ or {})},
         )
     try:
         yield Server(_url(process, home / "rt", log), token)

@@ -12,34 +12,26 @@ from tests import steps
 
 expect = pytest.importorskip("playwright.sync_api", reason="Playwright is missing: pip install -e '.[test]'").expect
 
-from tests.browser.pages import WAIT_MS, NotebookPage, write_notebook  # noqa: E402 - needs Playwright
+from tests.browser.pages import WAIT_MS, NotebookPage  # noqa: E402 - needs Playwright
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
-    from playwright.sync_api import BrowserContext
-
-    from tests.browser.conftest import Place, Server
+    from tests.browser.conftest import Place
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
 FRONT_ENDS = ["lab", "notebook"]
 
 
 @pytest.fixture
-def open_notebook(place: Place, server: Server, chromium: BrowserContext) -> Iterator[Callable[..., NotebookPage]]:
-    """Return a function that writes a notebook on the step's kernelspec and opens it; a picture is taken at the end."""
+def open_on_step(place: Place, open_notebook: Callable[..., NotebookPage]) -> Callable[..., NotebookPage]:
+    """Return a function that writes a notebook on the step's kernelspec and opens it."""
     kernel = steps.install(place.run).name
-    opened: list[NotebookPage] = []
 
     def open_it(front_end: str, name: str, cells: list[str]) -> NotebookPage:
-        write_notebook(place.root, name, kernel, cells)
-        opened.append(NotebookPage(chromium, server, front_end, name))
-        return opened[-1]
+        return open_notebook(name, cells, front_end=front_end, kernel=kernel)
 
-    yield open_it
-    for notebook in opened:
-        notebook.shoot("end")
-        notebook.page.close()
+    return open_it
 
 
 def visits(place: Place) -> dict[str, Any]:
@@ -48,8 +40,8 @@ def visits(place: Place) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("front_end", FRONT_ENDS)
-def test_cell_shows_a_variable_of_the_busy_step(place: Place, open_notebook: Callable[..., NotebookPage], front_end: str) -> None:
-    notebook = open_notebook(front_end, f"show-{front_end}", ["n", "import matplotlib.pyplot as plt\nplt.plot([1, n])\nplt.show()"])
+def test_cell_shows_a_variable_of_the_busy_step(place: Place, open_on_step: Callable[..., NotebookPage], front_end: str) -> None:
+    notebook = open_on_step(front_end, f"show-{front_end}", ["n", "import matplotlib.pyplot as plt\nplt.plot([1, n])\nplt.show()"])
     notebook.shows(0, re.compile(r"^\d+\s*$"))
     expect(notebook.run(1).locator("img")).to_be_visible(timeout=WAIT_MS)
     assert steps.goes_on(place.run)
@@ -57,7 +49,7 @@ def test_cell_shows_a_variable_of_the_busy_step(place: Place, open_notebook: Cal
 
 @pytest.mark.parametrize("front_end", FRONT_ENDS)
 def test_slider_moves_python_and_python_moves_the_slider(
-    place: Place, open_notebook: Callable[..., NotebookPage], front_end: str
+    place: Place, open_on_step: Callable[..., NotebookPage], front_end: str
 ) -> None:
     cells = [
         "import ipywidgets\nslider = ipywidgets.IntSlider(value=3, max=100)\nslider",
@@ -65,7 +57,7 @@ def test_slider_moves_python_and_python_moves_the_slider(
         "slider.value = 77",
         "slider.observe(lambda change: setattr(slider, 'description', f'seen {change.new}'), 'value')",
     ]
-    notebook = open_notebook(front_end, f"slider-{front_end}", cells)
+    notebook = open_on_step(front_end, f"slider-{front_end}", cells)
     output = notebook.run(0)
     readout, handle = output.locator(".widget-readout"), output.locator(".noUi-handle")
     expect(readout).to_have_text("3", timeout=WAIT_MS)
@@ -85,9 +77,9 @@ def test_slider_moves_python_and_python_moves_the_slider(
 
 @pytest.mark.parametrize("front_end", FRONT_ENDS)
 def test_stop_button_ends_the_endless_cell_and_not_the_step(
-    place: Place, open_notebook: Callable[..., NotebookPage], front_end: str
+    place: Place, open_on_step: Callable[..., NotebookPage], front_end: str
 ) -> None:
-    notebook = open_notebook(front_end, f"stop-{front_end}", ["print('in')\nwhile True:\n    pass", "print('after')"])
+    notebook = open_on_step(front_end, f"stop-{front_end}", ["print('in')\nwhile True:\n    pass", "print('after')"])
     output = notebook.run(0)
     expect(output.first).to_have_text("in\n", timeout=WAIT_MS)
     notebook.shoot("running")
@@ -99,9 +91,9 @@ def test_stop_button_ends_the_endless_cell_and_not_the_step(
 
 @pytest.mark.parametrize("front_end", FRONT_ENDS)
 def test_restart_and_shutdown_from_the_menu_detach_and_the_step_goes_on(
-    place: Place, open_notebook: Callable[..., NotebookPage], until: Callable[..., Any], front_end: str
+    place: Place, open_on_step: Callable[..., NotebookPage], until: Callable[..., Any], front_end: str
 ) -> None:
-    notebook = open_notebook(front_end, f"restart-{front_end}", ["mine = 1\nprint('mine', n > 0)", "mine"])
+    notebook = open_on_step(front_end, f"restart-{front_end}", ["mine = 1\nprint('mine', n > 0)", "mine"])
     notebook.shows(0, "mine True\n")
     notebook.choose("restart")
     notebook.is_idle()
@@ -115,10 +107,10 @@ def test_restart_and_shutdown_from_the_menu_detach_and_the_step_goes_on(
 
 @pytest.mark.parametrize("front_end", FRONT_ENDS)
 def test_two_notebooks_at_once_see_their_own_output_only(
-    place: Place, open_notebook: Callable[..., NotebookPage], front_end: str
+    place: Place, open_on_step: Callable[..., NotebookPage], front_end: str
 ) -> None:
     code = "import time\nfor k in range(40):\n    print('{0}', k)\n    time.sleep(0.05)"
-    first, second = (open_notebook(front_end, f"{word}-{front_end}", [code.format(word)]) for word in ("one", "two"))
+    first, second = (open_on_step(front_end, f"{word}-{front_end}", [code.format(word)]) for word in ("one", "two"))
     outputs = [(notebook.run(0).first, word) for notebook, word in ((first, "one"), (second, "two"))]
     for output, word in outputs:
         expect(output).to_have_text("".join(f"{word} {k}\n" for k in range(40)), timeout=WAIT_MS)

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
-import urllib.request
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from nbconvert import HTMLExporter
 
 from kale_magic.client import Client
-from tests import steps
 
 expect = pytest.importorskip("playwright.sync_api", reason="Playwright is missing: pip install -e '.[test]'").expect
 
-from tests.browser.conftest import serve  # noqa: E402 - needs Playwright
-from tests.browser.pages import WAIT_MS, NotebookPage, write_notebook  # noqa: E402 - needs Playwright
+from tests.browser.pages import WAIT_MS, NotebookPage  # noqa: E402 - needs Playwright
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -53,28 +48,13 @@ DECLARE = [
 SUBMIT, SHOW = len(DECLARE), len(DECLARE) + 1
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("root")
-
-
-@pytest.fixture(scope="module")
-def server(root: Path) -> Iterator[Server]:
-    """A server of its own; what the tests started is cancelled at the end."""
-    with steps.private_jupyter() as home, serve(home, root) as found:
-        yield found
-
-
 @pytest.fixture
-def open_dashboard(root: Path, server: Server, chromium: BrowserContext) -> Iterator[Callable[..., NotebookPage]]:
-    """Return a function that opens a notebook, submits its workflow, and shows the dashboard."""
-    opened: list[NotebookPage] = []
+def open_dashboard(open_notebook: Callable[..., NotebookPage]) -> Iterator[Callable[..., NotebookPage]]:
+    """Return a function that opens a notebook, submits its workflow, and shows the dashboard; what was started is cancelled at the end."""
 
     def open_it(front_end: str, name: str, show: str = "%kale_dashboard", more: tuple[str, ...] = ()) -> NotebookPage:
         cells = [text.format(name=name, go=f"go-{name}") for text in DECLARE]
-        write_notebook(root, f"{name}", "python3", [*cells, "run = %kale_submit", show, *more])
-        notebook = NotebookPage(chromium, server, front_end, name)
-        opened.append(notebook)
+        notebook = open_notebook(name, [*cells, "run = %kale_submit", show, *more], front_end=front_end)
         for number in range(SUBMIT + 1):
             notebook.run(number)
         notebook.is_idle()
@@ -82,16 +62,13 @@ def open_dashboard(root: Path, server: Server, chromium: BrowserContext) -> Iter
         return notebook
 
     yield open_it
-    for notebook in opened:
-        notebook.shoot("end")
-        notebook.page.close()
     with Client.connect() as client:
         for run in client.runs(None, 50):
             client.cancel(run["run"])
 
 
 def node(notebook: NotebookPage, step: str) -> Locator:
-    return notebook.page.locator(f'.kale [data-kale-step="{step}"]').first
+    return notebook.step(step)
 
 
 def newest(workflow: str) -> dict[str, Any]:
@@ -117,7 +94,7 @@ def test_states_change_in_the_page_as_they_do_in_the_manager(
     expect(notebook.page.locator(".kale .head .pill")).to_have_text("failed")
     assert newest(name)["steps"]["fit"]["state"] == "failed"
     node(notebook, "fit").click()
-    panel = notebook.page.locator('.kale[data-kale="step"]')
+    panel = notebook.part("step")
     expect(panel).to_contain_text("no minimum")
     expect(panel.locator("pre").first).to_contain_text("ValueError")
     node(notebook, "relax").click()
@@ -151,7 +128,7 @@ def test_logs_come_as_they_are_written_in_colour_and_with_bars(root: Path, open_
 
 def test_queue_cancels_after_asking_back(open_dashboard: Callable[..., NotebookPage], until: Callable[..., Any]) -> None:
     notebook = open_dashboard("lab", "queue", "%kale_dashboard queue")
-    part = notebook.page.locator('.kale[data-kale="queue"]')
+    part = notebook.part("queue")
     row = part.locator("tr[data-job$='/md']").filter(has_text="queue-2")
     expect(row).to_contain_text("running", timeout=WAIT_MS)
     expect(part.locator(".when")).to_contain_text("as of")
@@ -295,7 +272,7 @@ def test_saved_notebook_is_a_page_without_a_front_end(root: Path, open_dashboard
 
 def test_metrics_and_resources_are_drawn_as_they_come(root: Path, open_dashboard: Callable[..., NotebookPage]) -> None:
     notebook = open_dashboard("lab", "charts", "%kale_dashboard plots --step md", ("%kale_dashboard resources --step md",))
-    plots = notebook.page.locator('.kale[data-kale="plots"]')
+    plots = notebook.part("plots")
     line = plots.locator("svg[aria-label^=energy] path[stroke-width='1.5']")
     expect(line).to_be_visible(timeout=WAIT_MS)
     first = str(line.get_attribute("d"))
@@ -307,7 +284,7 @@ def test_metrics_and_resources_are_drawn_as_they_come(root: Path, open_dashboard
         expect(plots.locator("svg[aria-label='table.csv: e']")).to_be_visible()
         stream.write("3,16\n")
     notebook.run(SHOW + 1)
-    usage = notebook.page.locator('.kale[data-kale="resources"]')
+    usage = notebook.part("resources")
     for title in ("job: memory", "node: memory", "this host: processors"):
         expect(usage.locator(f"svg[aria-label^='{title}']")).to_be_visible(timeout=WAIT_MS)
     notebook.shoot("both")
@@ -326,9 +303,6 @@ def test_pause_and_resume_by_click(open_dashboard: Callable[..., NotebookPage], 
     expect(node(notebook, "md")).to_have_attribute("data-kale-state", "running")
     page.get_by_role("button", name="Open notebook").click()
     expect(page.locator(".kale .kale-say").filter(has_text="its kernel is that of")).to_be_visible(timeout=WAIT_MS)
-
-
-THEMES = "@jupyterlab/apputils-extension:themes"
 
 
 def choose(page: Page, tab: str) -> None:
@@ -357,31 +331,13 @@ def test_tabs_answer_after_each_reload_of_the_page_and_to_the_keyboard(root: Pat
     expect(page.get_by_role("tab", name="SSH")).to_have_attribute("aria-selected", "true")
 
 
-@pytest.mark.parametrize("theme", ["Light", "Dark"])
-def test_no_serious_fault_for_a_screen_reader_in_either_theme(
-    root: Path, server: Server, open_dashboard: Callable[..., NotebookPage], theme: str
-) -> None:
-    name = f"axe-{theme.lower()}"
-    body = json.dumps({"raw": f'{{"theme": "JupyterLab {theme}"}}'}).encode()
-    headers = {"Authorization": f"token {server.token}", "Content-Type": "application/json"}
-    asked = urllib.request.Request(f"{server.url}lab/api/settings/{THEMES}", data=body, headers=headers, method="PUT")
-    with urllib.request.urlopen(asked, timeout=30) as answer:
-        assert answer.status < 300
-    notebook = open_dashboard("lab", name)
+def test_no_serious_fault_for_a_screen_reader_in_either_theme(root: Path, open_dashboard: Callable[..., NotebookPage]) -> None:
+    notebook = open_dashboard("lab", "themes")
     page = notebook.page
-    (root / f"go-{name}").touch()
-    expect(page.locator("body")).to_have_attribute("data-jp-theme-light", str(theme == "Light").lower(), timeout=WAIT_MS)
+    (root / "go-themes").touch()
     expect(node(notebook, "fit")).to_have_attribute("data-kale-state", "failed", timeout=WAIT_MS)
     node(notebook, "fit").click()
-    found = []
     for tab in ("Step", "Logs", "Plots", "Resources", "Queue", "Pools", "SSH"):
         choose(page, tab)
-        page.locator('.kale[data-kale="dag"]').first.scroll_into_view_if_needed()
-        notebook.shoot(tab.lower())
-        answer = Axe().run(page, context={"include": [[".kale"]]})
-        found += [
-            (tab, fault["id"], fault["help"], [part["html"][:160] for part in fault["nodes"]])
-            for fault in answer.response["violations"]
-            if fault["impact"] in {"serious", "critical"}
-        ]
-    assert not found
+        notebook.part("dag").scroll_into_view_if_needed()
+        notebook.look(tab.lower())

@@ -8,20 +8,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kale_magic.client import Client
-from tests import steps
 
 expect = pytest.importorskip("playwright.sync_api", reason="Playwright is missing: pip install -e '.[test]'").expect
 
 from tests.browser.conftest import serve  # noqa: E402 - needs Playwright
-from tests.browser.pages import WAIT_MS, NotebookPage, write_notebook  # noqa: E402 - needs Playwright
+from tests.browser.pages import WAIT_MS  # noqa: E402 - needs Playwright
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from playwright.sync_api import BrowserContext
-
     from tests.browser.conftest import Server
+    from tests.browser.pages import NotebookPage
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
 ASKS = "%%kale_step asks\nimport getpass\nmetal = input('Which metal? ')\nkey = getpass.getpass('Key: ')\nprint(metal, len(key))"
@@ -37,27 +35,17 @@ CELLS = [
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("root")
-
-
-@pytest.fixture(scope="module")
-def server(root: Path) -> Iterator[Server]:
-    with pytest.MonkeyPatch.context() as patch, steps.private_jupyter() as home:
-        patch.setenv("KALE_CPUS", "8")  # who waits for a person holds a core
-        with serve(home, root) as found:
-            yield found
+def server(home: Path, root: Path) -> Iterator[Server]:
+    """A server with many cores: who waits for a person holds one."""
+    with serve(home, root, {"KALE_CPUS": "8"}) as found:
+        yield found
 
 
 def test_gates_are_opened_with_values_and_questions_answered_by_who_sits_there(
-    root: Path, server: Server, chromium: BrowserContext, until: Callable[..., Any]
+    root: Path, open_notebook: Callable[..., NotebookPage]
 ) -> None:
-    write_notebook(root, "gates", "python3", CELLS)
-    notebook = NotebookPage(chromium, server, "lab", "gates")
-    for number in range(len(CELLS)):
-        notebook.run(number)
-        notebook.is_idle()
-    page = notebook.page
+    notebook = open_notebook("gates", CELLS, run=len(CELLS))
+    node, panel, actions = notebook.step, notebook.part("step"), notebook.part("actions")
     with Client.connect() as client:
         run = client.runs(None, 1)[0]["run"]
         folder = root / ".kale" / "runs" / run / "steps"
@@ -69,12 +57,8 @@ def test_gates_are_opened_with_values_and_questions_answered_by_who_sits_there(
             events = [json.loads(line) for line in (folder / step / "events.jsonl").read_text().splitlines()]
             return [event for event in events if event["event"] == "resumed"]
 
-        def node(step: str) -> Any:
-            return page.locator(f'.kale [data-kale-step="{step}"]').first
-
         for step in ("pick", "early", "swept", "asks"):
             expect(node(step)).to_have_attribute("data-kale-state", "gated", timeout=WAIT_MS)
-        panel = page.locator('.kale[data-kale="step"]')
         gate = panel.get_by_role("form", name="Continue")
         node("pick").click()
         gate.get_by_role("textbox").fill("index")
@@ -82,7 +66,7 @@ def test_gates_are_opened_with_values_and_questions_answered_by_who_sits_there(
         expect(panel.locator(".kale-say.bad")).to_contain_text("--set", timeout=WAIT_MS)
         assert state("pick") == "gated"
         gate.get_by_role("textbox").fill("index=2")
-        notebook.shoot("gate")
+        notebook.look("gate", panel)
         gate.get_by_role("textbox").press("Enter")
         expect(panel.locator(".kale-say")).to_contain_text("pick goes on with index=2", timeout=WAIT_MS)
         expect(node("pick")).to_have_attribute("data-kale-state", "completed", timeout=WAIT_MS)
@@ -101,15 +85,16 @@ def test_gates_are_opened_with_values_and_questions_answered_by_who_sits_there(
         expect(panel).to_contain_text(f"continued by {event['by']}, with n=7")
 
         node("swept").click()
-        page.locator('.kale[data-kale="actions"]').get_by_role("button", name="Continue").click()
+        actions.get_by_role("button", name="Continue").click()
         expect(node("swept")).to_have_attribute("data-kale-state", "completed", timeout=WAIT_MS)
 
         node("asks").click()
-        page.locator('.kale[data-kale="actions"]').get_by_role("button", name="Continue").click()
-        expect(page.locator('.kale[data-kale="actions"] .kale-say.bad')).to_contain_text("asks: Which metal? Answer it in the step's panel.", timeout=WAIT_MS)
+        actions.get_by_role("button", name="Continue").click()
+        expect(actions.locator(".kale-say.bad")).to_contain_text("asks: Which metal? Answer it in the step's panel.", timeout=WAIT_MS)
         assert state("asks") == "gated"
         box = gate.locator("input")
         expect(gate.locator(".prompt")).to_have_text("Which metal?")
+        notebook.look("question", panel)
         expect(box).to_have_attribute("type", "text")
         box.fill("Cu")
         box.press("Enter")
@@ -124,4 +109,3 @@ def test_gates_are_opened_with_values_and_questions_answered_by_who_sits_there(
         notebook.save()
         assert "hidden-word" not in (root / "gates.ipynb").read_text()
         assert not [path for path in root.rglob("*") if path.is_file() and b"hidden-word" in path.read_bytes()]
-    page.close()

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 
-from tests import steps
 from tests.integration.test_gpus import RECORDED
 
 expect = pytest.importorskip("playwright.sync_api", reason="Playwright is missing: pip install -e '.[test]'").expect
 
 from tests.browser.conftest import serve  # noqa: E402 - needs Playwright
-from tests.browser.pages import WAIT_MS, NotebookPage, write_notebook  # noqa: E402 - needs Playwright
+from tests.browser.pages import WAIT_MS  # noqa: E402 - needs Playwright
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from playwright.sync_api import BrowserContext
-
     from tests.browser.conftest import Server
+    from tests.browser.pages import NotebookPage
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
 CELLS = [
@@ -42,38 +40,25 @@ SHOW = 3
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("root")
+def server(home: Path, root: Path) -> Iterator[Server]:
+    """A server whose kernels find a program that says what ``nvidia-smi`` does."""
+    program = home / "bin" / "nvidia-smi"
+    program.parent.mkdir()
+    program.write_text(RECORDED)
+    program.chmod(0o755)
+    with serve(home, root, {"PATH": f"{program.parent}:{os.environ['PATH']}"}) as found:
+        yield found
 
 
-@pytest.fixture(scope="module")
-def server(root: Path) -> Iterator[Server]:
-    with pytest.MonkeyPatch.context() as patch, steps.private_jupyter() as home:
-        program = home / "bin" / "nvidia-smi"
-        program.parent.mkdir()
-        program.write_text(RECORDED)
-        program.chmod(0o755)
-        patch.setenv("PATH", str(program.parent), prepend=":")
-        with serve(home, root) as found:
-            yield found
-
-
-def test_points_in_space_are_turned_and_moved_through_time(root: Path, server: Server, chromium: BrowserContext) -> None:
-    write_notebook(root, "space", "python3", CELLS)
-    notebook = NotebookPage(chromium, server, "lab", "space")
-    for number in range(SHOW + 1):
-        notebook.run(number)
-        notebook.is_idle()
-    page = notebook.page
-    plots = page.locator('.kale[data-kale="plots"]')
+def test_points_in_space_are_turned_and_moved_through_time(root: Path, open_notebook: Callable[..., NotebookPage]) -> None:
+    notebook = open_notebook("space", CELLS, run=SHOW + 1)
+    page, plots = notebook.page, notebook.part("plots")
     canvas, slider = plots.locator("canvas"), plots.locator("input[type=range]")
     expect(canvas).to_be_hidden()
     plots.locator(".kind").select_option("space")
     expect(canvas).to_have_attribute("data-shown", "30", timeout=WAIT_MS)
     expect(canvas).to_have_attribute("aria-label", "3-D scatter of z over x and y: 30 of 30 points at step = 29. x -0.9983 to 1, y -0.9962 to 0.9996, z 0 to 0.9667. Arrow keys turn it.")
-    axe = Axe().run(page, context={"include": [[".kale"]]})
-    assert not [fault["id"] for fault in axe.response["violations"] if fault["impact"] in {"serious", "critical"}]
-    notebook.shoot("metrics")
+    notebook.look("metrics", plots)
 
     canvas.focus()
     before = canvas.evaluate("c => c.toDataURL()")
@@ -121,10 +106,10 @@ def test_points_in_space_are_turned_and_moved_through_time(root: Path, server: S
     plots.locator(".kind").select_option("space")
 
     notebook.run(SHOW + 1)
-    usage = page.locator('.kale[data-kale="resources"]')
+    usage = notebook.part("resources")
     for title in ("node: GPUs busy, %: gpu 0, gpu 1", "node: GPU memory, GB: gpu 0, gpu 1", "this host: GPU power, W: gpu 0, gpu 1", "this host: disk, MB/s: read, written"):
         expect(usage.locator(f"svg[aria-label='{title}']")).to_be_visible(timeout=WAIT_MS)
-    notebook.shoot("gpus")
+    notebook.look("gpus", usage)
 
     (root / "go").touch()
     static = page.locator("[data-kale-static]").first
@@ -136,4 +121,3 @@ def test_points_in_space_are_turned_and_moved_through_time(root: Path, server: S
     page.reload()
     expect(static.locator("circle")).to_have_count(3, timeout=WAIT_MS)
     expect(static.locator("circle").first).to_be_visible()
-    page.close()

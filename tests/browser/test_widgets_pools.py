@@ -6,23 +6,20 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 
 from kale_magic.client import Client
-from tests import steps
 
 expect = pytest.importorskip("playwright.sync_api", reason="Playwright is missing: pip install -e '.[test]'").expect
 
 from tests.browser.conftest import serve  # noqa: E402 - needs Playwright
-from tests.browser.pages import WAIT_MS, NotebookPage, write_notebook  # noqa: E402 - needs Playwright
+from tests.browser.pages import WAIT_MS  # noqa: E402 - needs Playwright
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from playwright.sync_api import BrowserContext, Locator
-
     from tests.browser.conftest import Server
+    from tests.browser.pages import NotebookPage
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
 CELLS = [
@@ -31,18 +28,13 @@ CELLS = [
     "%kale_dashboard pools",
     "_ = get_ipython().run_line_magic('kale_submit', '--pool fast --no-cache')",
 ]
-SHOW, SUBMIT = 2, 3
+SHOWN, SUBMIT = 3, 3
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("root")
-
-
-@pytest.fixture(scope="module")
-def server(root: Path) -> Iterator[Server]:
+def server(home: Path, root: Path) -> Iterator[Server]:
     """A server of its own; pools are closed at the end."""
-    with steps.private_jupyter() as home, serve(home, root) as found:
+    with serve(home, root) as found:
         yield found
         with Client.connect() as client:
             for pool in client.pools():
@@ -55,18 +47,9 @@ def pools() -> dict[str, dict[str, Any]]:
         return {pool["name"]: pool for pool in client.pools()}
 
 
-def opened(root: Path, server: Server, chromium: BrowserContext, name: str) -> tuple[NotebookPage, Locator]:
-    write_notebook(root, name, "python3", CELLS)
-    notebook = NotebookPage(chromium, server, "lab", name)
-    for number in range(SHOW + 1):
-        notebook.run(number)
-        notebook.is_idle()
-    return notebook, notebook.page.locator('.kale[data-kale="pools"]')
-
-
-def test_pool_is_opened_watched_and_closed(root: Path, server: Server, chromium: BrowserContext, until: Callable[..., Any]) -> None:
-    notebook, part = opened(root, server, chromium, "pools")
-    page = notebook.page
+def test_pool_is_opened_watched_and_closed(root: Path, open_notebook: Callable[..., NotebookPage], until: Callable[..., Any]) -> None:
+    notebook = open_notebook("pools", CELLS, run=SHOWN)
+    part = notebook.part("pools")
     expect(part).to_contain_text("No pool is open.")
     part.get_by_label("Name").fill("fast")
     part.get_by_label("Executor").select_option("local")
@@ -88,9 +71,7 @@ def test_pool_is_opened_watched_and_closed(root: Path, server: Server, chromium:
     expect(row).to_contain_text("1 of 2")
     part.get_by_role("button", name="Open").click()
     expect(part.locator(".kale-say.bad")).to_contain_text("Pool fast is active already. Close it first", timeout=WAIT_MS)
-    notebook.shoot("active")
-    axe = Axe().run(page, context={"include": [[".kale"]]})
-    assert not [fault["id"] for fault in axe.response["violations"] if fault["impact"] in {"serious", "critical"}]
+    notebook.look("active")
     row.get_by_role("button", name="Close fast when it is idle").press("Enter")
     expect(row).to_have_attribute("data-state", "draining", timeout=WAIT_MS)
     expect(part.locator("tr[data-why=fast]")).to_contain_text("closes when what was submitted to it has ended")
@@ -102,11 +83,11 @@ def test_pool_is_opened_watched_and_closed(root: Path, server: Server, chromium:
         [run] = [run for run in client.runs(None, 5) if run["workflow"] == "pooled"]
         assert client.status(run["run"])["steps"]["md"]["state"] == "completed"
     (root / "go").unlink()
-    page.close()
 
 
-def test_pool_that_is_closed_now_asks_back_and_cancels_what_runs(root: Path, server: Server, chromium: BrowserContext, until: Callable[..., Any]) -> None:
-    notebook, part = opened(root, server, chromium, "now")
+def test_pool_that_is_closed_now_asks_back_and_cancels_what_runs(root: Path, open_notebook: Callable[..., NotebookPage], until: Callable[..., Any]) -> None:
+    notebook = open_notebook("now", CELLS, run=SHOWN)
+    part = notebook.part("pools")
     part.get_by_label("Name").fill("fast")
     part.get_by_label("Executor").select_option("local")
     part.get_by_label("Name").press("Enter")
@@ -125,11 +106,11 @@ def test_pool_that_is_closed_now_asks_back_and_cancels_what_runs(root: Path, ser
     with Client.connect() as client:
         run = next(run for run in client.runs(None, 5) if run["workflow"] == "pooled")
         until(lambda: client.status(run["run"])["steps"]["md"]["state"] == "cancelled", "the end of md")
-    notebook.page.close()
 
 
-def test_saved_notebook_keeps_the_pools_as_a_table(root: Path, server: Server, chromium: BrowserContext) -> None:
-    notebook, part = opened(root, server, chromium, "kept")
+def test_saved_notebook_keeps_the_pools_as_a_table(open_notebook: Callable[..., NotebookPage]) -> None:
+    notebook = open_notebook("kept", CELLS, run=SHOWN)
+    part = notebook.part("pools")
     part.get_by_label("Name").fill("kept")
     part.get_by_label("Executor").select_option("local")
     part.get_by_label("Name").press("Enter")
@@ -145,4 +126,3 @@ def test_saved_notebook_keeps_the_pools_as_a_table(root: Path, server: Server, c
     expect(static).to_contain_text("idle")
     page.wait_for_timeout(2000)
     expect(page.get_by_text("model not found")).to_be_hidden()
-    page.close()

@@ -7,7 +7,6 @@ import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 
 from kale_magic.client import Client
 from tests import steps
@@ -15,16 +14,13 @@ from tests.cluster.hosts import Hosts, missing, missing_rest
 
 expect = pytest.importorskip("playwright.sync_api", reason="Playwright is missing: pip install -e '.[test]'").expect
 
-from tests.browser.conftest import serve  # noqa: E402 - needs Playwright
-from tests.browser.pages import WAIT_MS, NotebookPage, write_notebook  # noqa: E402 - needs Playwright
+from tests.browser.pages import WAIT_MS  # noqa: E402 - needs Playwright
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from playwright.sync_api import BrowserContext
-
-    from tests.browser.conftest import Server
+    from tests.browser.pages import NotebookPage
 
 pytestmark = [pytest.mark.browser, pytest.mark.slurm, pytest.mark.timeout(240)]
 CELLS = [
@@ -46,28 +42,20 @@ def cluster() -> Iterator[Hosts]:
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("root")
-
-
-@pytest.fixture(scope="module")
-def server(cluster: Hosts, root: Path) -> Iterator[tuple[Server, Path]]:
-    """A server whose kernels know of no Slurm."""
+def home(cluster: Hosts) -> Iterator[Path]:
+    """Folders of the module's own; its kernels know of no Slurm."""
+    assert cluster.slurm_conf.exists()
     assert "SLURM_CONF" not in os.environ
-    with steps.private_jupyter() as home, serve(home, root) as found:
-        yield found, home
+    with steps.private_jupyter() as folder:
+        yield folder
 
 
 def test_login_by_token_runs_a_step_and_the_token_is_nowhere(
-    cluster: Hosts, root: Path, server: tuple[Server, Path], chromium: BrowserContext, until: Callable[..., Any]
+    cluster: Hosts, home: Path, root: Path, open_notebook: Callable[..., NotebookPage], until: Callable[..., Any]
 ) -> None:
-    url, token, (where, home) = cluster.start_rest(), cluster.token(), server
-    write_notebook(root, "rest", "python3", CELLS)
-    notebook = NotebookPage(chromium, where, "lab", "rest")
-    for number in range(4):
-        notebook.run(number)
-        notebook.is_idle()
-    part, queue = notebook.page.locator('.kale[data-kale="ssh"]'), notebook.page.locator('.kale[data-kale="queue"]')
+    url, token = cluster.start_rest(), cluster.token()
+    notebook = open_notebook("rest", CELLS, run=4)
+    part, queue = notebook.part("ssh"), notebook.part("queue")
     expect(part.get_by_label("Token")).to_be_hidden()
     part.get_by_label("Way").select_option("rest")
     expect(part.get_by_label("Token")).to_have_attribute("type", "password")
@@ -82,9 +70,7 @@ def test_login_by_token_runs_a_step_and_the_token_is_nowhere(
     expect(part.locator(".rested")).to_contain_text(f"connected root at {url}, until", timeout=WAIT_MS)
     expect(part.locator(".rested")).to_contain_text("not encrypted")
     expect(part.locator(".kale-say")).to_contain_text("--executor slurm-rest")
-    axe = Axe().run(notebook.page, context={"include": [[".kale"]]})
-    assert not [fault["id"] for fault in axe.response["violations"] if fault["impact"] in {"serious", "critical"}]
-    notebook.shoot("connected")
+    notebook.look("connected")
     with Client.connect() as client:
         assert client.rest()["user"] == "root"
         notebook.run(4)
@@ -113,4 +99,3 @@ def test_login_by_token_runs_a_step_and_the_token_is_nowhere(
         assert client.rest() == {}
     held = [path for folder in (root, home) for path in folder.rglob("*") if path.is_file() and token.encode() in path.read_bytes()]
     assert held == []
-    notebook.page.close()

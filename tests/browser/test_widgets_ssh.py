@@ -16,21 +16,19 @@ import pytest
 
 from kale_magic.client import Client
 from kale_proxy.places import socket_dir
+from kale_proxy.tunnel import dialer as dialers
 from tests import steps
 from tests.cluster.conftest import end_masters
 from tests.conftest import private_kale
 
 expect = pytest.importorskip("playwright.sync_api", reason="Playwright is missing: pip install -e '.[test]'").expect
 
-from tests.browser.conftest import serve  # noqa: E402 - needs Playwright
-from tests.browser.pages import WAIT_MS, NotebookPage, write_notebook  # noqa: E402 - needs Playwright
+from tests.browser.pages import WAIT_MS  # noqa: E402 - needs Playwright
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from playwright.sync_api import BrowserContext
-
-    from tests.browser.conftest import Server
+    from tests.browser.pages import NotebookPage
 
 pytestmark = [pytest.mark.browser, pytest.mark.ssh, pytest.mark.timeout(240)]
 SSHD = "/usr/sbin/sshd"
@@ -70,27 +68,21 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def server(place: Path) -> Iterator[Server]:
-    """A server whose kernels use that configuration."""
-    with pytest.MonkeyPatch.context() as patch, steps.private_jupyter() as home:
+def home(place: Path) -> Iterator[Path]:
+    """Folders of the module's own; its kernels use that configuration."""
+    with pytest.MonkeyPatch.context() as patch, private_kale() as there, steps.private_jupyter() as folder:
         patch.setenv("KALE_SSH", f"ssh -F {place}/config")
-        (place / "root").mkdir()
-        with private_kale() as there:
-            patch.setenv("KALE_HOME", str(home))
-            (home / "config.toml").write_text(f'[hosts.there]\npython = "{sys.executable}"\nhome = "{there}"\nfolder = "{there}/kale"\n')
-            with serve(home, place / "root") as found:
-                yield found
-            end_masters(socket_dir() / "s")
+        dialers.default.cache_clear()
+        (folder / "config.toml").write_text(f'[hosts.there]\npython = "{sys.executable}"\nhome = "{there}"\nfolder = "{there}/kale"\n')
+        yield folder
+        end_masters(socket_dir() / "s")
+    dialers.default.cache_clear()
 
 
-def test_first_visit_shows_the_fingerprint_and_a_changed_key_is_refused(place: Path, server: Server, chromium: BrowserContext) -> None:
+def test_first_visit_shows_the_fingerprint_and_a_changed_key_is_refused(place: Path, root: Path, open_notebook: Callable[..., NotebookPage]) -> None:
     fingerprint = subprocess.run(["ssh-keygen", "-lf", place / "host.pub"], capture_output=True, text=True, check=True).stdout.split()[1]
-    write_notebook(place / "root", "ssh", "python3", ["%load_ext kale_magic", "%kale_dashboard ssh"])
-    notebook = NotebookPage(chromium, server, "lab", "ssh")
-    notebook.run(0)
-    notebook.is_idle()
-    notebook.run(1)
-    part = notebook.page.locator('.kale[data-kale="ssh"]')
+    notebook = open_notebook("ssh", ["%load_ext kale_magic", "%kale_dashboard ssh"], run=2)
+    part = notebook.part("ssh")
     known = "127.0.0.1"
     (place / "known").write_text(f"[{known}]:{_port(place)} {' '.join((place / 'other.pub').read_text().split()[:2])}\n")
     part.get_by_label("Host", exact=True).fill("there")
@@ -99,18 +91,17 @@ def test_first_visit_shows_the_fingerprint_and_a_changed_key_is_refused(place: P
     (place / "known").write_text("")
     part.get_by_role("button", name="Connect").click()
     expect(part.locator(".prompt")).to_contain_text(fingerprint, timeout=WAIT_MS)
-    notebook.shoot("question")
+    notebook.look("question")
     part.get_by_label("Answer").fill("yes")
     part.get_by_label("Answer").press("Enter")
     expect(part.locator(".state")).to_have_text(re.compile("connected.*--host there"), timeout=WAIT_MS)
     assert "ssh-ed25519" in (place / "known").read_text()
     notebook.save()
-    assert "SHA256" not in (place / "root/ssh.ipynb").read_text()
-    notebook.page.close()
+    assert "SHA256" not in (root / "ssh.ipynb").read_text()
 
 
 def test_another_host_has_a_tab_in_the_queue_and_its_pools(
-    place: Path, server: Server, chromium: BrowserContext, until: Callable[..., Any]
+    place: Path, open_notebook: Callable[..., NotebookPage], until: Callable[..., Any]
 ) -> None:
     (place / "known").write_text(f"[127.0.0.1]:{_port(place)} {' '.join((place / 'host.pub').read_text().split()[:2])}\n")
     cells = [
@@ -121,12 +112,8 @@ def test_another_host_has_a_tab_in_the_queue_and_its_pools(
         "%kale_dashboard queue",
         "%kale_dashboard pools",
     ]
-    write_notebook(place / "root", "far", "python3", cells)
-    notebook = NotebookPage(chromium, server, "lab", "far")
-    for number in range(len(cells)):
-        notebook.run(number)
-        notebook.is_idle()
-    queue = notebook.page.locator('.kale[data-kale="queue"]')
+    notebook = open_notebook("far", cells, run=len(cells))
+    queue = notebook.part("queue")
     row = queue.locator("tr[data-job$='/md']")
     expect(queue.get_by_role("tab", name="this machine")).to_have_attribute("aria-selected", "true", timeout=WAIT_MS)
     expect(row).to_have_count(0)
@@ -136,7 +123,7 @@ def test_another_host_has_a_tab_in_the_queue_and_its_pools(
     expect(queue.get_by_role("tab", name="there")).to_have_attribute("aria-selected", "true", timeout=WAIT_MS)
     expect(row).to_contain_text("running", timeout=WAIT_MS)
     expect(queue.locator(".when")).to_have_text(re.compile(r"^as of \d\d:\d\d:\d\d$"))
-    notebook.shoot("tabs")
+    notebook.look("tabs")
     with Client.connect(host="there") as client:
         [run] = client.runs(None, 5)
         row.get_by_role("button").click()
@@ -149,7 +136,7 @@ def test_another_host_has_a_tab_in_the_queue_and_its_pools(
         queue.get_by_role("tab", name="this machine").click()
         expect(queue.locator(".when")).to_have_text(re.compile(r"^as of \d\d:\d\d:\d\d$"), timeout=WAIT_MS)
 
-        pools = notebook.page.locator('.kale[data-kale="pools"]')
+        pools = notebook.part("pools")
         pools.get_by_label("Name").fill("fast")
         pools.get_by_label("Executor").select_option("local")
         pools.get_by_label("Host").fill("there")
@@ -160,7 +147,6 @@ def test_another_host_has_a_tab_in_the_queue_and_its_pools(
         pools.get_by_role("button", name="Close fast when it is idle").click()
         until(lambda: not client.pools(), "the end of the pool")
         expect(pools.locator("tr[data-pool=fast]")).to_have_count(0, timeout=WAIT_MS)
-    notebook.page.close()
 
 
 def _port(place: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import json
@@ -280,9 +281,9 @@ def without_keys(hosts: Hosts, folder: Path, port: int) -> Path:
     return config
 
 
-@pytest.fixture
-def two_factor(hosts: Hosts, folder: Path) -> Iterator[int]:
-    """An sshd that asks for a password and then for a one-time code, by PAM; its port."""
+@contextlib.contextmanager
+def asking_twice(hosts: Hosts, port: int = 2210) -> Iterator[int]:
+    """Run an sshd on the login host that asks for a password and then for a one-time code, by PAM; gives its port."""
     if not list(Path("/lib").glob("*/security/pam_oath.so")):
         pytest.skip("needs libpam-oath: make system-deps")
     name = f"kale-{os.getpid()}"
@@ -299,11 +300,20 @@ def two_factor(hosts: Hosts, folder: Path) -> Iterator[int]:
     )
     program = hosts.folder / name  # PAM's service is named as the program is called
     shutil.copy("/usr/sbin/sshd", program)
-    options = ("Port 2210", "UsePAM yes", "PubkeyAuthentication no", "PasswordAuthentication no", "KbdInteractiveAuthentication yes")
+    options = (f"Port {port}", "UsePAM yes", "PubkeyAuthentication no", "PasswordAuthentication no", "KbdInteractiveAuthentication yes")
     server = hosts.start_sshd(hosts.login, *options, program=str(program))
-    yield 2210
-    hosts.stop(server)
-    service.unlink()
+    try:
+        yield port
+    finally:
+        hosts.stop(server)
+        service.unlink()
+
+
+@pytest.fixture
+def two_factor(hosts: Hosts) -> Iterator[int]:
+    """The port of a server that asks for a password and a one-time code."""
+    with asking_twice(hosts) as port:
+        yield port
 
 
 def code(counter: int) -> str:

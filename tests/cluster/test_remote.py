@@ -257,6 +257,24 @@ def test_a_far_run_is_run_again_compared_tabled_and_reported_from_the_laptop(clu
     assert cluster.kale("wait", once_more, "--host", "login").stdout
 
 
+@pytest.mark.parametrize("is_warm", [False, True])
+def test_values_of_points_that_an_earlier_far_run_computed_come_here(cluster: Cluster, tmp_path: Path, is_warm: bool) -> None:
+    def flow(points: list[int]) -> Workflow:
+        wf = Workflow("eos", folder=tmp_path, host="login", executor="slurm" if is_warm else "local")
+        wf.step("square", "value = n ** 2\nlong = [n] * 400", each={"n": points}, outputs=["value", "long"], reuse_kernel=is_warm)
+        return wf
+
+    with cluster.hosts.laptop.here():
+        assert flow([2, 3]).submit().wait(timeout=60) == "completed"
+        run = flow([3, 4, 2]).submit()
+        assert run.wait(timeout=60) == "completed"
+        assert run["square"].status()["counts"] == {"cached": 2, "completed": 1}
+        assert run["square"].pull("value") == [9, 16, 4]
+        assert run["square"].pull("long")[2] == [2] * 400
+        assert run["square[0]"].pull("value") == 9
+        assert [row["value"] for row in run["square"].rows()] == [9, 16, 4]
+
+
 def test_variables_of_the_laptop_do_not_go_to_the_host(cluster: Cluster, tmp_path: Path) -> None:
     wf = Workflow("eos", folder=tmp_path, host="login")
     wf.step("look", "import os\nfound = os.environ.get('MARK_OF_THE_LAPTOP')", outputs=["found"])

@@ -157,3 +157,14 @@ def test_gc_keeps_the_run_whose_outputs_a_later_one_uses(tmp_path: Path, kale: K
     fifth = done(kale, flow(tmp_path, n=2))
     old = [{"folder": str(fourth.folder)}, {"folder": str(first.folder)}]
     assert gc.unused(old, [{"folder": str(fifth.folder)}]) == [{"folder": str(first.folder)}]
+
+
+def test_a_step_that_is_used_as_it_was_though_it_has_changed_since_says_so(tmp_path: Path, kale: Kale) -> None:
+    first = done(kale, flow(tmp_path))
+    changed = flow(tmp_path, curve="# again\ny = k * n + 1\n")
+    words = "`curve` is used as it was, though its code changed: line 1"
+    assert why(kale, changed, tmp_path, only=["fit"])["fit"] == f"cached: unchanged since {first.name}; {words}"
+    run = done(kale, changed, only=["fit"], cache=False)
+    assert run.status()["steps"]["curve"]["points"]["1"]["reason"] == f"its outputs are those of {first.name}, but since then: code changed: line 1"
+    assert run["fit"].pull("total") == 12
+    assert words not in str(why(kale, flow(tmp_path), tmp_path, only=["fit"]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,8 @@ def test_a_blast_wave_is_paused_steered_refined_and_follows_the_similarity_solut
     assert "blast" in text["pause"]
     assert "it stands" in text["still"]
     assert "goes on" in text["resume"]
+    assert "is frozen" in text["freeze"]
+    assert "frozen: every process of it is stopped" in text["frozen"]
     assert "pace is 0.01 and params.pace is 0.01" in text["faster"]
     assert "stopped" in text["stop"]
     begun = re.search(r"from t = ([\d.]+) on 480 shells", text["logs"])
@@ -65,3 +68,35 @@ def test_a_person_picks_a_part_of_the_slide_and_its_map_is_that_of_the_tissue(no
     (events,) = tmp_path.glob(".kale/runs/*/steps/region/events.jsonl")
     assert "(0, 24, 24, 48)" in events.read_text()
     assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.r
+@pytest.mark.skipif(shutil.which("R") is None, reason="R is missing: make system-deps")
+def test_the_tour_of_looking_deciding_and_changing_finds_feigenbaums_number(notebook_runner, cell_text, tmp_path) -> None:
+    notebook = notebook_runner(DEMOS / "07_into_chaos.ipynb", timeout=250)
+    text = shown(notebook, cell_text)
+    assert "points 1, 3, 5, 7, 9, 11 and 104 more never ran with these parameters; 111 of 221 cached since" in text["dry"]
+    assert "{'cached': 111, 'completed': 110}" in text["counts"]
+    assert "221/221, 111 cached" in text["second"]
+    assert "parameter above changed: 0.0 -> 0.3" in text["diff"]
+    assert "its kernel stays open for 300 s" in text["wait-held"]
+    assert "n = 3; the root 3.5546408627" in text["post-mortem"]
+    assert "3.569945" not in text["roots"]  # beyond is chaos
+    assert "3.569913465" in text["roots"]
+    assert "waits for a person; nothing is allocated meanwhile" in text["see-gate"]
+    assert "goes on with trusted=10" in text["decide"]
+    assert "asks: Who signs?" in text["answer"]
+    assert text["signed"].strip() == "delta = 4.66920, found by the reader"
+    assert "R_3 = 3.554641" in text["run-notebook"]
+    assert "the old one is kept beside it" in text["push"]
+    assert "Stale now: listing" in text["push"]
+    assert "runs because: input `R` changed" in text["stale"]
+    assert "R found delta = 4.66" in text["language-run"]
+    assert "5 doublings count" in text["language-run"]
+    found = re.search(r"delta = ([\d.]+), .* r = 4: ([\d.]+)", text["check"])
+    assert found
+    assert float(found[1]) == pytest.approx(4.669201609, rel=1e-4)
+    assert float(found[2]) == pytest.approx(0.6931, abs=0.03)
+    figure = next(cell for cell in notebook.cells if cell.id == "figure")
+    assert any("image/png" in output.get("data", {}) for output in figure.outputs)
+    assert len(list(tmp_path.glob(".kale/runs/*/steps/diagram/points-*.jsonl"))) <= 8

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -166,20 +167,88 @@ def test_a_declared_form_is_kept_by_python(kale, tmp_path, code, form, kind, equ
         ("x = float('nan')\n", "json", "JSON has no nan"),
         ("x = ['a']\n", "npy", "it is no array of numbers"),
         ("x = 5\n", "csv", "it is no table: make it a pandas DataFrame, a dict of lists, or a list of dicts"),
-        ("x = [{'a': 1}]\n", "parquet", "needs pyarrow for it, which is not installed"),
+        ("import sys\nsys.modules['pyarrow'] = sys.modules['fastparquet'] = None\nx = [{'a': 1}]\n", "parquet", "Parquet by pyarrow, which is not installed: install it, or declare csv"),
+        ("x = 5\n", "parquet", "it is no table: make it a pandas DataFrame"),
+        ("import pandas as pd\nx = pd.DataFrame({'a': [1, 'q']})\n", "parquet", "can't be written as parquet: Arrow"),
     ],
 )
 def test_what_a_form_cannot_hold_fails_the_step_that_makes_it(kale, tmp_path, code, form, words):
-    if form == "parquet":
-        try:
-            import pyarrow  # noqa: F401, ICN001
-        except ImportError:
-            pass
-        else:
-            pytest.skip("pyarrow is installed, so Parquet is written")
     workflow = Workflow("mixed", folder=tmp_path)
     workflow.step("make", code, outputs=["x"], formats={"x": form})
     assert words in done(kale, workflow, "failed")["make"].reason
+
+
+TABLE = """
+import pandas as pd, numpy as np
+t = pd.DataFrame({
+    'f': [0.1, np.nan, np.inf], 'i8': np.array([1, -2, 3], 'i1'), 'u64': np.array([2**64 - 1, 0, 1], 'u8'), 's': ['é', None, 'q"'],
+    'b': [True, False, True], 'when': pd.to_datetime(['2026-01-01', None, '2026-01-03T04:05:06.000007'], format='ISO8601').tz_localize('UTC'),
+    'cat': pd.Categorical(['x', 'y', 'x']), 'some': pd.array([1, None, 3], dtype='Int64'), 'lists': [[1, 2], [], [3]], 'raw': [b'\\x00', b'', b'\\xff'],
+}, index=pd.Index([10, 20, 30], name='key'))
+"""
+
+
+@pytest.mark.parametrize("options", [{}, {"kernel": "test-python"}, {"each": {"n": [1, 2]}}, {"each": {"n": [1, 2]}, "reuse_kernel": True}])
+def test_a_table_keeps_its_types_through_parquet(kale, tmp_path, options):
+    workflow = Workflow("mixed", folder=tmp_path)
+    workflow.step("make", TABLE, outputs=["t"], formats={"t": "parquet"}, **options)
+    one = "t[-1]" if "each" in options else "t"
+    workflow.step("use", f"import hashlib\nt = {one}\nkinds = {{name: str(kind) for name, kind in t.dtypes.items()}}\nrows = len(t)\n", inputs=["t"], outputs=["t", "kinds", "rows"], formats={"t": "parquet"})
+    run = done(kale, workflow)
+    space: dict[str, Any] = {}
+    exec(TABLE, space)
+    expected = space["t"].reset_index()
+    made = run["make[1]" if "each" in options else "make"].pull("t")
+    for found in (made, run["use"].pull("t")):
+        pd.testing.assert_frame_equal(found.drop(columns=["lists", "s"]), expected.drop(columns=["lists", "s"]))
+        assert [list(items) for items in found["lists"]] == [[1, 2], [], [3]]
+        assert [None if pd.isna(item) else item for item in found["s"]] == ["é", None, 'q"']
+    kinds = run["use"].pull("kinds")
+    assert (kinds["i8"], kinds["u64"], kinds["cat"], kinds["some"], kinds["b"]) == ("int8", "uint64", "category", "Int64", "bool")
+    assert kinds["when"].endswith("UTC]")
+    assert run["use"].pull("rows") == 3
+
+
+def test_parquet_goes_between_python_bash_and_arrow_tables(kale, tmp_path):
+    workflow = Workflow("mixed", folder=tmp_path)
+    workflow.step("make", "import pyarrow as pa\nt = pa.table({'a': [1, 2], 'b': ['x', 'y']})\n", outputs=["t"], formats={"t": "parquet"})
+    script = f'head -c 4 "$t"; echo\n{sys.executable} -c "import pandas as pd; d = pd.read_parquet(\'$t\'); d[\'c\'] = d.a * 1.5; d.to_parquet(\'$KALE_OUTPUTS/u.parquet\')"\n'
+    workflow.step("sh", script, shell=True, inputs=["t"], outputs=["u"], formats={"u": "parquet"})
+    workflow.step("end", "c, words = u.c.tolist(), u.b.tolist()\n", inputs=["u"], outputs=["c", "words"])
+    run = done(kale, workflow)
+    assert run["sh"].logs() == "PAR1\n"
+    assert run["end"].pull("c", "words") == ([1.5, 3.0], ["x", "y"])
+
+
+def test_parquet_that_is_damaged_or_cannot_be_read_here_is_said_in_a_sentence(kale, tmp_path):
+    workflow = Workflow("mixed", folder=tmp_path)
+    workflow.step("sh", "echo PAR1 > $KALE_OUTPUTS/t.parquet\n", shell=True, outputs=["t"], formats={"t": "parquet"})
+    reason = done(kale, workflow, "failed")["sh"].reason
+    assert reason.endswith("t.parquet is no Parquet file, or a part of one")
+    workflow = Workflow("mixed", folder=tmp_path)
+    workflow.step("make", "import pandas as pd\nt = pd.DataFrame({'a': [1]})\n", outputs=["t"], formats={"t": "parquet"})
+    (tmp_path / "without").mkdir()
+    for name in ("pyarrow", "fastparquet"):
+        (tmp_path / "without" / f"{name}.py").write_text("raise ImportError('not here')\n")
+    workflow.step("use", "1\n", inputs=["t"], kernel="test-python", env={"PYTHONPATH": str(tmp_path / "without")})
+    reason = done(kale, workflow, "failed")["use"].reason
+    assert "`t` is Parquet (" in reason
+    assert "which is not installed here: install it, or declare --formats t=csv where it is made" in reason
+    assert "\n" not in reason.strip()
+
+
+@pytest.mark.r
+@needs_r
+def test_parquet_for_r_is_read_or_refused_with_the_way_out(kale, tmp_path):
+    workflow = Workflow("mixed", folder=tmp_path)
+    workflow.step("make", "import pandas as pd\nt = pd.DataFrame({'a': [1.5, 2.5]})\n", outputs=["t"], formats={"t": "parquet"})
+    workflow.step("r", "s <- sum(t$a)\n", kernel="test-r", inputs=["t"], outputs=["s"])
+    has_arrow = subprocess.run(["Rscript", "-e", "quit(status = !requireNamespace('arrow', quietly = TRUE))"], check=False, capture_output=True).returncode == 0
+    run = done(kale, workflow, "completed" if has_arrow else "failed")
+    if has_arrow:
+        assert run["r"].pull("s") == 4.0
+    else:
+        assert "R lacks arrow, which reads Parquet: declare --formats NAME=csv where it is made" in run["r"].reason
 
 
 def test_a_shell_step_that_writes_another_form_than_declared_fails(kale, tmp_path):

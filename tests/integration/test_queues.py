@@ -58,6 +58,22 @@ def test_a_workflow_with_a_sweep_goes_through_the_queue(wf: Workflow, system: st
     assert {"pbs": "#PBS -l walltime=0:05:00", "lsf": "#BSUB -W 0:05", "flux": "# flux: --time-limit=300s"}[system] in script
 
 
+def test_points_that_share_kernels_are_shared_out_among_few_jobs(wf: Workflow, system: str, tmp_path: Path, until: Callable) -> None:
+    code = "import time\nwhile k == 3:\n    time.sleep(0.02)\nif k == 5: raise ValueError('five')\ny = k"
+    wf.step("each", code, outputs=["y"], each={"k": "range(40)"}, reuse_kernel=True)
+    run = wf.submit(cache=False)
+    until(lambda: run["each[3]"].target().kernel is not None and run["each[3]"].pull("k") == 3, "the third", 60)
+    run["each[3]"].stop()
+    assert run.wait(100) == "failed", run["each"].status()
+    assert run["each"].status()["counts"] == {"completed": 38, "failed": 1, "cancelled": 1}
+    assert (run["each[3]"].reason, run["each[5]"].reason) == ("stopped by the user", "ValueError: five")
+    points = run["each"].status()["points"].values()
+    assert 2 <= len({point["native_id"] for point in points}) <= 8
+    folder = tmp_path / "work" / ".kale" / "runs" / run.name / "steps" / "each"
+    assert "in warm kernels" in (folder / "job-1.sh").read_text()
+    assert not [path for path in folder.iterdir() if path.name.isdigit()]
+
+
 def test_the_queues_reason_is_shown_and_a_job_is_visited_stopped_and_cancelled(wf: Workflow, system: str, tmp_path: Path, until: Callable) -> None:
     (tmp_path / "queue" / "slots").write_text("1")
     wf.step("first", LOOP, hold="1s")

@@ -404,5 +404,5 @@ def test_where_it_cannot_be_is_said_at_submit_or_before(kale, tmp_path):
         Workflow("x", folder=tmp_path).step("a", "1\n", reuse_kernel=True)
     with pytest.raises(UsageError, match="is for Python cells"):
         Workflow("x", folder=tmp_path).step("a", "true\n", shell=True, reuse_kernel=True, each={"n": [1]})
-    with pytest.raises(SubmitError, match="--reuse-kernel is for the executor local; snakemake starts each point by itself"):
+    with pytest.raises(SubmitError, match="--reuse-kernel is not for the executor snakemake, which starts each point by itself"):
         kale.client.submit(workflow_to_dict(sweep(tmp_path, "1\n", executor="snakemake").model), folder=tmp_path)

@@ -16,7 +16,7 @@ from kale_magic.errors import UsageError
 from kale_magic.render.chart import chart_svg
 from kale_magic.render.cloud import MOST_POINTS, Cloud, cloud_of, cloud_svg, cloud_text
 from kale_magic.widgets import tables
-from kale_magic.widgets.plots import chosen
+from kale_magic.widgets.plots import across, chosen
 from kale_magic.widgets.viewmodel.cloud import packed
 
 AXES = ("x", "y", "z", "t")
@@ -124,3 +124,11 @@ def test_dots_have_no_lines_between_them() -> None:
     svg = chart_svg({"a": [(0, 1), (1, 2), (2, math.nan), (3, 1)]}, is_dotted=True)
     [path] = [element.get("d", "") for element in ET.fromstring(svg).iter("{http://www.w3.org/2000/svg}path") if element.get("stroke-width") == "4"]
     assert (path.count("M"), path.count("h0"), path.count("L")) == (3, 3, 0)
+
+
+def test_lines_are_drawn_over_time_or_over_the_first_column() -> None:
+    assert across(["e", "t", "row"], "") == "t"
+    assert across(["volume", "energy", "row"], "") == "volume"
+    assert across(["volume", "energy"], "energy") == "energy"
+    assert across(["volume", "energy"], "gone") == "volume"
+    assert across([], "") == ""

@@ -224,9 +224,9 @@ def test_pool_says_what_runs_in_it_why_it_waits_and_how_long_it_stays() -> None:
     active = {**waiting, "state": "active", "reason": "", "nodes": nodes, "time_left_s": 61, "running": ["r/a", "r/b", "r/c", "r/d"]}
     [first] = pools.rows([waiting], "login")
     assert (first["state"], first["reason"], first["busy"]) == ("waiting", "Priority", 2)
-    assert first["cells"] == ["slurm on login", "7", "", "", "", "2", "00:10:00 once it begins"]
+    assert first["cells"] == ["slurm on login", "7", "", "", "00:10:00 once it begins", "2", ""]
     [second] = pools.rows([active], "")
-    assert second["cells"] == ["slurm", "7", "n1, n2", "3 of 8", "r/a, r/b, r/c and 1 more", "2", "00:01:01"]
+    assert second["cells"] == ["slurm", "7", "n1, n2", "3 of 8", "00:01:01", "2", "r/a, r/b, r/c and 1 more"]
     assert len(second["cells"]) + 2 == len(pools.HEADS)
     later = pools.rows([{**active, "time_left_s": 60}], "")
     assert pools.mark(later) == pools.mark([second])  # seconds alone do not write the notebook anew
@@ -258,7 +258,7 @@ def test_queue_of_a_batch_system_shows_reason_nodes_and_time_left_and_knows_our_
         {"executor": "slurm", "native_id": "8", "name": "other", "state": "PENDING", "reason": "Priority", "starts_at": "2026-11-28T10:00:00Z"},
     ]
     shown = queue.table(queue.joined(survey, ours), own=["r"])
-    assert shown["heads"] == ["where", "job", "nodes", "starts at", "time left", "reason"]
+    assert shown["heads"] == ["where", "job", "nodes", "starts at", "time left"]
     first, second = shown["rows"]
     assert (first["run"], first["label"], first["mine"], first["cells"][2:5], first["look"]) == ("r", "md", True, ["2", "", "9:59"], "running")
-    assert (second["run"], second["label"], second["mine"], second["cells"][5]) == ("", "other", False, "Priority")
+    assert (second["run"], second["label"], second["mine"], second["reason"]) == ("", "other", False, "Priority")

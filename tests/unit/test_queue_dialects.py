@@ -120,7 +120,7 @@ def test_pbs_is_told_everything_that_a_step_asks_for(tmp_path):
         "#PBS -N kale-ab", "#PBS -j oe", '#PBS -o "/w/a b/fit/job.log"', "#PBS -r n", "#PBS -V", "#PBS -S /bin/bash", "#PBS -m n",
     ]  # fmt: skip
     assert "cd '/w/a b' || exit 1\nexport PBS_O_WORKDIR=$PWD\nfolder='/w/a b/fit'\n" in text
-    assert text.endswith('exec /opt/py -m kale_proxy run "$folder/job.json"\n')
+    assert text.endswith("""exec /opt/py -c 'from kale_proxy.brief import main; main()' "$folder/job.json"\n""")
     assert "to be submitted by: qsub job.sh" in text
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from datetime import UTC, datetime
 from html.parser import HTMLParser
+from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
+from kale_magic.api import mirror
 from kale_magic.api.report import last_image, report, write_report
 from kale_magic.errors import UsageError
 from kale_magic.formats import native
@@ -18,9 +21,7 @@ from kale_magic.model.step import Axis, Step
 from kale_magic.model.workflow import Workflow
 from kale_magic.render.report import bars
 from kale_magic.render.timeline import timeline
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from tests.fakes.far_host import FarHost
 
 PNG = "iVBORw0KGgo="
 HERE: Any = SimpleNamespace(host="")  # a manager of this machine
@@ -54,7 +55,7 @@ def status(tmp_path: Path) -> dict[str, Any]:
     for path in ("steps/curve/0", "steps/curve/1", "steps/fit"):
         (run / path).mkdir(parents=True)
     (run / "workflow.yaml").write_text(native.dump(workflow))
-    (run / "environment.json").write_text(json.dumps({"python": "/usr/bin/python3", "kept": ["HOME"], "stripped": ["SLURM_JOB_ID"]}))
+    (run / "environment.json").write_text(json.dumps({"python": "/usr/bin/python3", "kept": ["HOME"], "stripped": ["SLURM_JOB_ID"], "packages": {"numpy": "2.1"}, "git": {"commit": "3f2a", "branch": "main", "changed": ["a.py"]}, "modules": ["gcc/12"]}))
     (run / "steps/curve/0/stdout.log").write_text("begin\n10%\r50%\r100%\n\x1b[31mred\x1b[0m <b>\n")
     (run / "steps/curve/0/metrics.jsonl").write_text("".join(json.dumps({"at": "x", "step": n, "energy": -n}) + "\n" for n in range(5)))
     outputs = [{"output_type": "display_data", "data": {"image/png": PNG}, "metadata": {}}]
@@ -82,7 +83,8 @@ def test_page_has_text_picture_timeline_figures_logs_and_origin(status: dict[str
     assert "ZeroDivisionError: division by zero" in page
     assert "1/0 &lt; e" in page
     assert re.search(r"[0-9a-f]{64}", page)
-    assert "SLURM_JOB_ID" in page
+    for words in ("SLURM_JOB_ID", "numpy 2.1", "3f2a (main), with 1 changed file: a.py", "gcc/12", "2026-11-28 10:00:30 UTC", "<th>waited</th><td>10 s</td>", "<th>ran</th><td>20 s</td>"):
+        assert words in page
 
 
 def test_page_runs_nothing_and_loads_nothing(status: dict[str, Any]) -> None:
@@ -104,6 +106,29 @@ def test_page_is_written_whole_or_not_at_all(status: dict[str, Any], tmp_path: P
     with pytest.raises(UsageError, match="can't be written"):
         write_report(HERE, status, tmp_path / "no" / "out.html")
     assert [path.name for path in tmp_path.glob("*.html*")] == ["out.html"]
+
+
+def test_of_a_run_on_a_login_host_only_the_ends_of_its_logs_are_brought(status: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, here, host = Path(status["folder"]), tmp_path / "here", FarHost()
+    (run / "steps/fit/stderr.log").write_text("".join(f"line {n}\n" for n in range(200_000)))
+
+    def run_folder(_: object, folder: str, *patterns: str) -> Path:
+        for path in {path for pattern in patterns for path in Path(folder).glob(pattern)}:
+            copy = here / path.relative_to(folder)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, copy)
+        return here
+
+    monkeypatch.setattr(mirror, "run_folder", run_folder)
+    write_report(host, status, tmp_path / "far.html")  # type: ignore[arg-type] # as much of a client as is needed
+    page = (tmp_path / "far.html").read_text()
+    assert "line 199940\n" in page
+    assert "line 199939\n" not in page
+    assert f"login:{run}" in page
+    assert "curve[metal=Al]: stdout" in page
+    assert f"data:image/png;base64,{PNG}" in page
+    assert not list(here.rglob("*.log"))
+    assert host.came < 20_000
 
 
 def test_timeline_tells_waiting_and_running_apart(status: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@ const INKS = ["#1d4ed8", "#c2410c", "#15803d", "#7e22ce", "#b91c1c", "#0e7490", 
 function space(model, root) {
   const box = document.createElement("div");
   box.className = "space"; box.hidden = true;
-  box.innerHTML = `<canvas tabindex="0" role="img"></canvas><div class="bar"><button class="play" aria-pressed="false">Play</button><label class="when"><span></span> <input type="range" min="0" step="1"></label> <output></output><label><input type="checkbox" class="trail"> all up to then</label><button class="home">Turn back</button></div><div class="soft keys"></div>`;
+  box.innerHTML = `<canvas tabindex="0" role="img"></canvas><div class="bar"><button class="play" aria-pressed="false">Play</button><label class="when"><span></span> <input type="range" min="0" step="1"></label> <output></output><label><input type="checkbox" class="trail"> all up to then</label><button class="home">Turn back</button></div><div class="soft">Turn by dragging or arrow keys, + and - zoom, Home turns back.</div>`;
   one(root, ".charts").before(box);
   const canvas = one(box, "canvas"), slider = one(box, ".when input"), trail = one(box, ".trail"), play = one(box, ".play"), pen = canvas.getContext("2d");
   let c, data = new Uint16Array(), yaw, pitch, zoom, soon = 0, timer = 0, drag, touched = false;
@@ -27,7 +27,7 @@ function space(model, root) {
     for (let i = from; i < to; i++) { const j = 4 * i, p = place(data[j] / 65535 - 0.5, data[j + 1] / 65535 - 0.5, data[j + 2] / 65535 - 0.5); p.push(data[j + 3], i); list.push(p); }
     list.sort((a, b) => b[2] - a[2]);
     const now = at() ? c.ends[at() - 1] : 0;
-    for (const [x, y, deep, g, i] of list) { pen.globalAlpha = (0.9 - 0.45 * (deep + 0.5)) * (trail.checked && i < now ? 0.55 : 1); pen.fillStyle = inks[g % inks.length]; pen.beginPath(); pen.arc(x, y, (2.6 - deep) * Math.sqrt(zoom), 0, 7); pen.fill(); }
+    for (const [x, y, deep, g, i] of list) { pen.globalAlpha = (0.95 - 0.35 * (deep + 0.5)) * (trail.checked && i < now ? 0.7 : 1); pen.fillStyle = inks[g % inks.length]; pen.beginPath(); pen.arc(x, y, (3.2 - deep) * Math.sqrt(zoom), 0, 7); pen.fill(); }
     pen.globalAlpha = 1;
     if (c.groups.length > 1) c.groups.slice(0, 8).forEach((g, i) => { pen.fillStyle = inks[i % 8]; pen.textAlign = "left"; pen.fillText(`● ${g}`, 8, 16 + 14 * i); });
     Object.assign(canvas.dataset, { shown: list.length, yaw: yaw.toFixed(2), pitch: pitch.toFixed(2), zoom: zoom.toFixed(2) });
@@ -56,10 +56,9 @@ function space(model, root) {
   canvas.addEventListener("pointerdown", e => { drag = [e.clientX, e.clientY]; canvas.setPointerCapture(e.pointerId); });
   canvas.addEventListener("pointermove", e => { if (!drag) return; yaw += (e.clientX - drag[0]) / 150; pitch += (e.clientY - drag[1]) / 150; drag = [e.clientX, e.clientY]; later(); });
   canvas.addEventListener("pointerup", () => { drag = 0; });
-  one(box, ".keys").textContent = "Turn by dragging or arrow keys, + and - zoom, Home turns back.";
   home();
-  const sizes = new ResizeObserver(later);
-  sizes.observe(canvas);
+  const sizes = new ResizeObserver(later), theme = new MutationObserver(later);
+  sizes.observe(canvas); theme.observe(document.body, { attributeFilter: ["data-jp-theme-light"] });
   const offs = [
     listen(model, "cloud", () => {
       const was = at(), of = model.get("choice").file; c = model.get("cloud");
@@ -71,5 +70,5 @@ function space(model, root) {
     }),
     listen(model, "choice", () => { const is = model.get("choice").kind === "space"; box.hidden = !is; one(root, ".charts").hidden = is; if (is) later(); else stop(); }),
   ];
-  return () => { offs.forEach(f => f()); sizes.disconnect(); stop(); cancelAnimationFrame(soon); };
+  return () => { offs.forEach(f => f()); sizes.disconnect(); theme.disconnect(); stop(); cancelAnimationFrame(soon); };
 }

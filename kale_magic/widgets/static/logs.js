@@ -16,7 +16,7 @@ function ansi(s, pen) {
   let out = "";
   for (const [i, part] of s.split(/\x1b\[([0-?]*)[ -/]*([@-~])/).entries()) {
     if (i % 3 === 0 && part) {
-      const t = esc(part.replace(/\x1b(\][^\x07\x1b]*(\x07|\x1b\\)?|.)|[\x00-\x08\x0b-\x1f]/g, "")), css = (/^rgb/.test(pen.f) ? `color:${pen.f};` : "") + (/^rgb/.test(pen.b) ? `background:${pen.b};` : "") + (pen.w ? "font-weight:bold" : "");
+      const t = esc(part.replace(/\x1b(\][^\x07\x1b]*(\x07|\x1b\\)?|.)|[\x00-\x08\x0b-\x1f]/g, "")), css = (/^rgb/.test(pen.f) ? `color:color-mix(in srgb,${pen.f} 70%,currentColor);` : "") + (/^rgb/.test(pen.b) ? `background:${pen.b};` : "") + (pen.w ? "font-weight:bold" : "");
       const cls = (pen.f && !/^rgb/.test(pen.f) ? `ansi-${pen.f}-fg ` : "") + (pen.b && !/^rgb/.test(pen.b) ? `ansi-${pen.b}-bg` : "");
       out += css || cls ? `<span class="${cls}" style="${css}">${t}</span>` : t;
     } else if (i % 3 === 1) pen.codes = part.split(/[;:]/); else if (i % 3 === 2 && part === "m") sgr(pen, pen.codes);
@@ -86,7 +86,7 @@ function render({ model, el }) {
         browsing = true; show();
         if (m.before) { const old = [...box.children], high = box.scrollHeight; clear(m.start); add(m.src, m.text); open = {}; box.append(...old.slice(0, KEEP)); box.scrollTop = box.scrollHeight - high; say(root, m.start ? "" : "That is the beginning."); return; }
         clear(m.start); add(m.src, m.text); found = m.at;
-        const hit = box.children[m.line]; hit?.classList.add("hit"); hit?.scrollIntoView({ block: "nearest" }); say(root, "");
+        const hit = box.children[m.line]; hit?.classList.add("hit"); box.scrollIntoView({ block: "nearest" }); if (hit) box.scrollTop += hit.getBoundingClientRect().top - box.getBoundingClientRect().top - box.clientHeight / 2; say(root, "");
       },
       say: m => { if (!m.id || m.id === id) say(root, m.text, m.bad); },
     }),

@@ -8,12 +8,13 @@ function render({ model, el }) {
   const key = r => r.run ? `${r.run}/${r.label}` : `${r.executor}/${r.job}`, own = r => r.run || (r.job && model.get("whose") === "user"), name = r => r.run ? r.label : `job ${r.job}`;
   function draw() {
     const t = model.get("table"), focus = document.activeElement?.dataset?.f, words = q.value.toLowerCase().split(/\s+/).filter(Boolean);
-    const shown = t.rows.filter(r => (!mine.checked || r.mine) && words.every(w => [r.run, r.label, r.state, ...r.cells].join(" ").toLowerCase().includes(w)));
+    const shown = t.rows.filter(r => (!mine.checked || r.mine) && words.every(w => [r.run, r.label, r.state, ...r.cells, r.reason].join(" ").toLowerCase().includes(w)));
     const button = r => own(r) ? (sureOf === key(r)
       ? `<button data-yes="${esc(key(r))}" data-f="${esc(key(r))}" data-sure="1">Really cancel ${esc(name(r))}</button> <button data-no="1">Keep it</button>`
       : `<button data-ask="${esc(key(r))}" data-f="${esc(key(r))}" aria-label="Cancel ${esc(key(r))}">Cancel</button>`) : "";
     rows.innerHTML = shown.length ? `<table><thead><tr><th scope="col">run</th><th scope="col">step</th><th scope="col">state</th>${t.heads.map(h => `<th scope="col">${esc(h)}</th>`).join("")}<th><span class="sr">action</span></th></tr></thead><tbody>` +
-      shown.map(r => `<tr data-job="${esc(key(r))}"><td class="s">${esc(r.run)}</td><td>${esc(r.label)}</td><td><span class="pill" data-s="${esc(r.look)}">${esc(r.state)}</span></td>${r.cells.map(c => `<td${c.length < 28 ? ' class="s"' : ""}>${esc(c)}</td>`).join("")}<td>${button(r)}</td></tr>`).join("") + "</tbody></table>"
+      shown.map(r => `<tr data-job="${esc(key(r))}"><td class="s">${esc(r.run)}</td><td class="s name" title="${esc(r.label)}">${esc(r.label)}</td><td><span class="pill" data-s="${esc(r.look)}">${esc(r.state)}</span></td>${r.cells.map(c => `<td${c.length < 28 ? ' class="s"' : ""}>${esc(c)}</td>`).join("")}<td class="s">${button(r)}</td></tr>` +
+        (r.reason ? `<tr class="why" data-why="${esc(key(r))}"><td></td><td colspan="${r.cells.length + 3}" class="soft">${esc(r.reason)}</td></tr>` : "")).join("") + "</tbody></table>"
       : `<div class="soft">${t.rows.length ? "Nothing fits the filter." : "Nothing runs and nothing waits."}</div>`;
     if (focus) one(rows, `[data-f="${CSS.escape(focus)}"]`)?.focus({ preventScroll: true });
   }

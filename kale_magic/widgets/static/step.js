@@ -1,5 +1,5 @@
 function render({ model, el }) {
-  const root = frame(model, el, "step", `<form class="bar gate" hidden aria-label="Continue"><label><span class="prompt"></span> <input class="answer" autocomplete="off" spellcheck="false"></label><button></button></form><div class="body"></div><div class="kale-say" role="status" aria-live="polite"></div>`), body = one(root, ".body");
+  const root = frame(model, el, "step", `<form class="bar gate" hidden aria-label="Continue"><label><span class="prompt"></span> <input class="answer" autocomplete="off" spellcheck="false"></label><button></button></form><div class="kale-say" role="status" aria-live="polite"></div><div class="body"></div>`), body = one(root, ".body");
   const open = new Set(["Parameters", "Description", "Points", "Traceback"]);
   const pill = s => s ? `<span class="pill" data-s="${esc(s)}">${esc(s)}</span>` : "";
   const part = (title, html) => html ? `<details data-k="${title}"${open.has(title) ? " open" : ""}><summary>${title}</summary>${html}</details>` : "";

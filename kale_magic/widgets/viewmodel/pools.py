@@ -11,9 +11,10 @@ from kale_magic.render.words import one_line
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-HEADS = ("pool", "state", "where", "job", "nodes", "cores used", "runs in it", "waits", "time left")
+HEADS = ("pool", "state", "where", "job", "nodes", "cores used", "time left", "waits", "runs in it")
 _LOOKS = {"waiting": "queued", "active": "running", "idle": "completed", "draining": "paused", "ended": "cancelled", "failed": "failed"}
 _SHOWN = 3
+_TIME_LEFT = HEADS.index("time left") - 2  # of the cells, which begin after name and state
 _COUNTS = {"nodes": "nodes", "cores": "cpus"}  # of the form, and what the manager calls it
 _WORDS = ("walltime", "queue", "account")
 
@@ -41,18 +42,18 @@ def _row(pool: Mapping[str, Any], host: str) -> dict[str, Any]:
         "cells": [
             " on ".join(filter(None, [str(pool.get("executor") or ""), host])),
             str(pool.get("native_id") or ""),
-            ", ".join(str(node.get("node")) for node in nodes),
+            ", ".join(sorted(str(node.get("node")) for node in nodes)),
             f"{sum(node.get('used') or 0 for node in nodes)} of {sum(node.get('cpus') or 0 for node in nodes)}" if nodes else "",
-            ", ".join(running[:_SHOWN]) + more,
-            str(pool.get("waiting") or ""),
             time_left,
+            str(pool.get("waiting") or ""),
+            ", ".join(running[:_SHOWN]) + more,
         ],
     }
 
 
 def mark(shown: Iterable[Mapping[str, Any]]) -> tuple[Any, ...]:
     """Return what a saved picture of rows depends on: not the seconds that pass."""
-    return tuple((row["key"], row["state"], row["reason"], *row["cells"][:-1]) for row in shown)
+    return tuple((row["key"], row["state"], row["reason"], *row["cells"][:_TIME_LEFT], *row["cells"][_TIME_LEFT + 1 :]) for row in shown)
 
 
 def asked(fields: Mapping[str, object]) -> dict[str, Any]:

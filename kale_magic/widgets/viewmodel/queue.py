@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from kale_magic.render.text import format_bytes
 from kale_magic.render.view import format_duration, parse_time
+from kale_magic.render.words import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 _KNOWN = (
     ("executor", "where"), ("native_id", "job"), ("user", "user"), ("partition", "partition"), ("node", "node"), ("nodes", "nodes"),
-    ("cpus", "CPUs"), ("gpus", "GPUs"), ("memory_bytes", "memory"), ("starts_at", "starts at"), ("time_left_s", "time left"), ("time_left", "time left"), ("reason", "reason"),
+    ("cpus", "CPUs"), ("gpus", "GPUs"), ("memory_bytes", "memory"), ("starts_at", "starts at"), ("time_left_s", "time left"), ("time_left", "time left"),
 )  # fmt: skip
 # The colours of a batch system's own words
 _LOOKS = {"RUNNING": "running", "COMPLETING": "running", "PENDING": "queued", "CONFIGURING": "queued", "REQUEUED": "queued", "SUSPENDED": "paused", "STOPPED": "paused"}
@@ -51,18 +52,21 @@ def places(executors: Iterable[str], hosts: Iterable[str]) -> list[Place]:
     return [HERE, *(Place(executor=name) for name in known if known != ["local"]), *(Place(host=name) for name in hosts)]
 
 
-def joined(survey: Iterable[Mapping[str, Any]], ours: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the lines of the batch system, those of our jobs with their run and step, so that they can be cancelled here."""
-    known = {(job.get("executor"), str(job["native_id"])): job for job in ours if job.get("native_id")}
+def joined(
+    survey: Iterable[Mapping[str, Any]], ours: Iterable[Mapping[str, Any]], pools: Iterable[Mapping[str, Any]] = ()
+) -> list[dict[str, Any]]:
+    """Return the lines of the batch system, those of our jobs with their run and step, so that they can be cancelled here; pools by their names."""
+    own = [*({**pool, "name": f"pool {pool.get('name')}"} for pool in pools), *ours]
+    known = {(line.get("executor"), str(line["native_id"])): line for line in own if line.get("native_id")}
     found = []
     for line in survey:
-        own = known.get((line.get("executor"), str(line.get("native_id"))), {})
-        found.append({**line, **{key: own[key] for key in ("run", "step", "point") if key in own}})
+        ours_of_it = known.get((line.get("executor"), str(line.get("native_id"))), {})
+        found.append({**line, **{key: ours_of_it[key] for key in ("run", "step", "point", "name") if key in ours_of_it}})
     return found
 
 
 def table(jobs: Iterable[Mapping[str, Any]], own: Sequence[str] = ()) -> dict[str, Any]:
-    """Return heads and rows; a column that says nothing is left out.
+    """Return heads and rows; a column that says nothing is left out, and the reason, which is long, stands apart.
 
     Parameters
     ----------
@@ -84,6 +88,7 @@ def table(jobs: Iterable[Mapping[str, Any]], own: Sequence[str] = ()) -> dict[st
             "executor": str(job.get("executor") or ""),
             "job": str(job.get("native_id") or ""),
             "mine": job.get("run") in own,
+            "reason": one_line(str(job.get("reason") or "")),
             "cells": [_cell(key, job.get(key), job.get("state")) for key, _ in used],
         }
         for job in listed

@@ -1,13 +1,17 @@
-"""A log as it grows, by pieces: the end of it, what came since, what stands before, and where a word is.
+"""A growing text file, by pieces: the end of it, what came since, what stands before, where a word is; and what a copy elsewhere lacks.
 
-Owns the reading of a file of any size without loading it: at most 64 kB at a time travels for a look, and 256 kB for
-what came since the last one. Refuses to know ANSI and carriage returns: the page draws them. Called by the ``Logs`` widget.
+Owns the reading of a file of any size without loading it: at most 64 kB at a time for a look, and 256 kB for
+what came since the last one. Refuses to know ANSI and carriage returns: the page draws them. Called by the ``Logs`` widget,
+and by the manager for a client on another host. Standard library only.
 """
 
 from __future__ import annotations
 
+import base64
 import codecs
-from typing import IO, TYPE_CHECKING, NamedTuple
+import os
+import stat
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,8 +48,6 @@ class Tail:
             return None
 
     def _read(self, stream: IO[bytes]) -> Piece | None:
-        import os
-
         info = os.fstat(stream.fileno())
         is_new = self._id != (info.st_dev, info.st_ino) or info.st_size < self._at
         room = WINDOW if is_new else MOST_NEW
@@ -63,6 +65,45 @@ class Tail:
         data = stream.read(info.st_size - start)
         self._at = start + len(data)
         return Piece(self._decoder.decode(data), start, skipped, is_new)
+
+
+def grown(path: Path, at: int, mark: str, most: int, end: int | None = None) -> dict[str, Any] | None:
+    """Return what a copy of a file lacks, for the wire; None if that is nothing, or there is no file.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    at : int
+        How many bytes of it the copy has; 0 for the whole.
+    mark : str
+        What this function said of the file the last time; empty the first time.
+    most : int
+        So many bytes at most; of what is more, the end, from the beginning of a line.
+    end : int, optional
+        Where to stop, for a stretch that was left out; then the mark does not count.
+
+    Returns
+    -------
+    dict
+        ``mark``; ``size`` of the file; ``at``, where ``data`` (base64) stands in it; ``is_new``, whether what the copy has is of another file.
+    """
+    try:
+        with path.open("rb") as stream:
+            info = os.fstat(stream.fileno())
+            found = f"{info.st_dev}-{info.st_ino}-{info.st_size}-{info.st_mtime_ns}"
+            if not stat.S_ISREG(info.st_mode) or (found == mark and end is None):
+                return None
+            is_same = found.split("-")[:2] == mark.split("-")[:2] and at <= info.st_size
+            start = at if is_same or end is not None else 0
+            stop = info.st_size if end is None else min(end, info.st_size)
+            if stop - start > most:
+                start = _line_after(stream, stop - most, stop)
+            stream.seek(start)
+            data = stream.read(max(0, stop - start))
+    except OSError:
+        return None
+    return {"mark": found, "size": info.st_size, "at": start, "is_new": not is_same, "data": base64.b64encode(data).decode()}
 
 
 def before(path: Path, end: int) -> Piece:
@@ -128,6 +169,4 @@ def _line_after(stream: IO[bytes], position: int, end: int) -> int:
 
 
 def _size(stream: IO[bytes]) -> int:
-    import os
-
     return os.fstat(stream.fileno()).st_size
