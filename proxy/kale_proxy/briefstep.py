@@ -1,6 +1,6 @@
 """A plain shell step, run and recorded with little more than ``os`` loaded, as :mod:`kale_proxy.shellrun` does it.
 
-Plain is a step that takes and gives no values and files, and does not ask. How it ends is written here if it completed and
+Plain is a step that takes no values but simple parameters, gives none, names no files, and does not ask. How it ends is written here if it completed and
 printed little; any other end is left to :mod:`kale_proxy.shellrun`, which is loaded then. The two leave the same files:
 ``tests/integration/test_brief.py`` compares them.
 """
@@ -12,6 +12,8 @@ import _signal  # type: ignore[import-not-found]
 import os
 import sys
 import time
+
+from kale_proxy import brief
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ RESULT_FIELDS = {
 _BROKEN = 98  # kale_proxy.attempt.BROKEN
 _NOTHING: tuple[tuple[str, object], ...] = (
     ("kind", "shell"), ("inputs", []), ("outputs", []), ("formats", {}), ("files_in", []),
-    ("files_out", []), ("parents", []), ("is_gate", False), ("restart", 0), ("listens", False), ("idle_s", None),
+    ("files_out", []), ("is_gate", False), ("restart", 0), ("listens", False), ("idle_s", None),
 )  # fmt: skip
 
 
@@ -83,7 +85,20 @@ def _begun(program: str, spec: dict[str, Any], live: str, environment: dict[str,
 
 def is_plain(spec: dict[str, Any]) -> bool:
     """Whether the step is one that is run here; what asks says ``read``."""
-    return all(spec[name] == value for name, value in _NOTHING) and "read" not in spec["code"]
+    return all(spec[name] == value for name, value in _NOTHING) and "read" not in spec["code"] and all(map(_has_completed, spec["parents"]))
+
+
+def _has_completed(parent: dict[str, Any]) -> bool:
+    """Whether a parent's results are there and say so; what else they may be is for :mod:`kale_proxy.parents` to judge."""
+    folder, count = parent["folder"], parent["point_count"]
+    for one in [folder] if count is None else [f"{folder}/{point}" for point in range(count)]:
+        try:
+            with open(f"{one}/result.json", encoding="utf-8") as stream:
+                if brief.read_json(stream.read())["state"] != "completed":
+                    return False
+        except (OSError, ValueError, StopIteration, KeyError):
+            return False
+    return True
 
 
 def plain_params(spec: dict[str, Any]) -> dict[str, str] | None:

@@ -25,6 +25,7 @@ KEPT_SEGMENTS = 4
 PREFIX = "journal-"
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _BLOCK_BYTES = 1 << 20
+_PARTS = 2 * KEPT_SEGMENTS  # of the free disk, each a file
 _U32 = struct.Struct(">I")
 _HEAD = struct.Struct(">IH")
 
@@ -37,12 +38,13 @@ class JournalWriter:
     folder : Path
         The step's live folder (0700, node-local).
     segment_bytes : int
-        A new file is begun past this size; ``KEPT_SEGMENTS`` files are kept.
+        A new file is begun past this size, or past a part of what the disk has free, if that is less; ``KEPT_SEGMENTS``
+        files are kept.
     """
 
     def __init__(self, folder: Path, segment_bytes: int = SEGMENT_BYTES) -> None:
         self._folder = folder
-        self._limit = segment_bytes
+        self._most = self._limit = segment_bytes
         self.seq = 0
         self.lost = 0
         self._fd = -1
@@ -95,17 +97,20 @@ class JournalWriter:
         self._fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
         self._size = 0
         self._segments.append(name)
+        disk = os.fstatvfs(self._fd)
+        self._limit = min(self._most, disk.f_bavail * disk.f_frsize // _PARTS)
         while len(self._segments) > KEPT_SEGMENTS:
             os.unlink(self._segments.pop(0))
 
     def _has_made_room(self) -> bool:
-        """Remove the oldest file; False when there is none."""
+        """Remove the oldest file, and give its blocks back though a reader may have it open; False when there is none."""
         if not self._segments:
             return False
         oldest = self._segments.pop(0)
         if not self._segments:
             self.close()
         with contextlib.suppress(OSError):
+            os.truncate(oldest, 0)
             os.unlink(oldest)
         return True
 

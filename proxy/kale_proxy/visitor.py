@@ -324,15 +324,22 @@ class Visitor:
     def _finished(
         self, msg_id: str, on_message: OnMessage | None, on_input: OnInput | None, deadline: float
     ) -> dict[str, Any]:
-        lost = self.lost
-        while (reply := self._replies[msg_id]) is None or not (msg_id in self._idle or self.lost > lost):
+        lost, probe = self.lost, ""
+        while (reply := self._replies[msg_id]) is None or not {msg_id, probe} & self._idle:
+            if reply is not None and self.lost > lost:  # its idle may be among what is gone; that of a request behind it says so
+                self._forget(probe)
+                lost, probe = self.lost, self._send(Channel.SHELL, "kernel_info_request", {}, deadline)
             output = self._step(deadline, msg_id, on_input)
             shown = output is not None and output.parent_id == msg_id and output.msg_type not in _UNSHOWN
             if shown and output is not None and on_message is not None:
                 on_message(output.msg_type, output.content, output.metadata, output.buffers)
-        del self._replies[msg_id]
-        self._idle.discard(msg_id)
+        self._forget(msg_id)
+        self._forget(probe)
         return reply
+
+    def _forget(self, msg_id: str) -> None:
+        self._replies.pop(msg_id, None)
+        self._idle.discard(msg_id)
 
     def _step(self, deadline: float, msg_id: str = "", on_input: OnInput | None = None) -> Output | None:
         """Take one frame; return it if it is an iopub message."""

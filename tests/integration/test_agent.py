@@ -785,7 +785,15 @@ def test_full_disk_under_the_journal_costs_old_lines_and_no_cell(make_step: Call
             for number in range(5):  # each more than the disk has
                 said = run(visitor, f"import sys\nfor i in range(40):\n    print('x' * 100_000, flush=True)\n{number}")
                 assert said.result() == str(number)
-            assert visitor.lost > 0
+        with step.visit() as slow:  # which takes nothing until more is there than is kept
+            code = f"import pathlib\nfor i in range(200):\n    print('x' * 100_000, flush=True)\npathlib.Path({str(tmp_path / 'done')!r}).touch()\n7"
+            content = {"code": code, "silent": False, "store_history": False, "user_expressions": {}, "allow_stdin": False, "stop_on_error": True}
+            msg_id = slow._send(Channel.SHELL, "execute_request", content, time.monotonic() + 30)
+            wait_until((tmp_path / "done").exists)
+            said = Shown()
+            assert slow.wait(msg_id, on_message=said, timeout=30)["status"] == "ok"
+            assert slow.lost > 0
+            assert said.result() == "7"
         with step.visit() as visitor:
             assert run(visitor, "7 * 6").result() == "42"
         step.end()

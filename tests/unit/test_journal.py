@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import TYPE_CHECKING
 
@@ -79,6 +80,36 @@ def test_full_disk_loses_the_message_but_not_its_number(tmp_path: Path, monkeypa
     reader = JournalReader(tmp_path)
     assert reader.read(0) == [(3, [b"three"])]  # the old ones were to make room
     assert reader.dropped == 2
+
+
+def test_a_small_disk_gets_small_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = os.statvfs_result((4096, 4096, 1000, 500, 500, 0, 0, 0, 0, 255))  # 2 MB
+    monkeypatch.setattr(os, "fstatvfs", lambda _: free)
+    writer = JournalWriter(tmp_path)
+    for _ in range(100):
+        writer.append([b"x" * 100_000])
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 2_000_000
+    assert [number for number, _ in JournalReader(tmp_path).read(98)] == [99, 100]
+
+
+def test_what_makes_room_on_a_full_disk_is_free_though_a_reader_has_it_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer, reader = JournalWriter(tmp_path), JournalReader(tmp_path)
+    writer.append([b"one"])
+    writer.append([b"two"])
+    assert reader.read(0, max_bytes=1) == [(1, [b"one"])]
+    real, full = os.write, iter([True])
+
+    def refuse(fd: int, data: bytes) -> int:
+        if next(full, False):
+            raise OSError(errno.ENOSPC, "full")
+        return real(fd, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", refuse)
+        assert writer.append([b"three"]) == 3
+    assert (writer.lost, os.fstat(reader._fd).st_size) == (0, 0)
+    assert reader.read(1) == [(3, [b"three"])]
+    assert reader.dropped == 1
 
 
 def test_memoryviews_and_large_parts_are_kept(tmp_path: Path) -> None:
