@@ -241,7 +241,8 @@ class Visits:
         if target.live is not None and target.kind not in NO_KERNEL:
             return self._pull_live(target, names)
         folders = _output_folders(target, names)
-        rows = [[files.load(folder, name, where=str(target)) for folder in folders] for name in names]
+        with pack.looked_at_once():
+            rows = [[files.load(folder, name, where=str(target)) for folder in folders] for name in names]
         return rows if _is_sweep(target) else [row[0] for row in rows]
 
     def ask_kernel(self, target: Target, content: Mapping[str, object], *, timeout: float = 10.0) -> dict[str, Any] | None:

@@ -113,12 +113,11 @@ class Lane:
         *lines, self._rest = (self._rest + data).split(b"\n")
         ended = []
         for line in lines:
-            if line.startswith(b'{"begin"'):
-                record = json.loads(line)
+            record = _read(line)
+            if "begin" in record:
                 self.current, self.current_at = record["uuid"], record["at"]
                 self.count_begun += 1
-            elif line.startswith(b'{"end"'):
-                record = json.loads(line)
+            elif "end" in record:
                 if self.current == record["uuid"]:
                     self.current = ""
                 ended.append((record["uuid"], record["result"]))
@@ -135,6 +134,17 @@ class Lane:
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
+
+
+def _read(line: bytes) -> dict[str, Any]:
+    """Return what a line says of the begin or end of a point; nothing of any other, nor of one that a full disk cut off."""
+    if not line.startswith((b'{"begin"', b'{"end"')):
+        return {}
+    try:
+        record: dict[str, Any] = json.loads(line)
+    except ValueError:
+        return {}
+    return record
 
 
 class Group:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from kale_magic.executors._lane import Group, Lane
 
 CANCEL = " cancel"  # kale_proxy.lanerun.CANCEL, which would load a kernel here
+_log = logging.getLogger(__name__)
 _OVER = frozenset({ReportKind.ENDED, ReportKind.LOST, ReportKind.REFUSED})
 
 
@@ -223,15 +225,21 @@ class LaneKeeper(PointQueue, ABC):
         """Read what the lanes have written, until there are none."""
         while any(lane.is_started for lane in self.lanes.values()) or self._cancelling:
             await asyncio.sleep(self.poll_s)
-            for lane in list(self.lanes.values()):
-                if lane.is_started and self.is_far and lane.info:
-                    found = await asyncio.to_thread(lane.fetch)
-                    self._note(lane, lane.absorb(*found, asyncio.get_running_loop().time()))
-                elif lane.is_started and not self.is_far:
-                    self._read(lane)
-                if lane.is_started:
-                    self.let_go(lane)
-            self._press()
+            try:
+                await self._look()
+            except Exception:  # the edge of the loop: what one look stumbles over must not end all looking
+                _log.exception("a look at what kernels have written failed")
+
+    async def _look(self) -> None:
+        for lane in list(self.lanes.values()):
+            if lane.is_started and self.is_far and lane.info:
+                found = await asyncio.to_thread(lane.fetch)
+                self._note(lane, lane.absorb(*found, asyncio.get_running_loop().time()))
+            elif lane.is_started and not self.is_far:
+                self._read(lane)
+            if lane.is_started:
+                self.let_go(lane)
+        self._press()
 
     def _read(self, lane: Lane) -> None:
         """Report what a lane has done since the last look."""

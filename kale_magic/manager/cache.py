@@ -110,6 +110,10 @@ class Cache:
 
     def decide(self, wanted: Iterable[Wanted]) -> dict[str, Decision]:
         """Return what is done with each step; ``wanted`` has parents before children."""
+        with pack.looked_at_once():
+            return self._decide_all(wanted)
+
+    def _decide_all(self, wanted: Iterable[Wanted]) -> dict[str, Decision]:
         found: dict[str, Decision] = {}
         for item in wanted:
             name = item.step.name
@@ -338,8 +342,13 @@ def _constants_changed(old: Step, new: Step) -> list[str]:
 
 
 def _places(found: Mapping[int, tuple[Earlier, int]]) -> dict[int, str]:
-    folders = {id(earlier): earlier.folders() for earlier, _ in found.values()}
-    return {point: folders[id(earlier)][number] for point, (earlier, number) in found.items()}
+    folders: dict[str, Sequence[str]] = {}
+    places = {}
+    for point, (earlier, number) in found.items():
+        if earlier.run not in folders:
+            folders[earlier.run] = earlier.folders()
+        places[point] = folders[earlier.run][number]
+    return places
 
 
 def _is_whole(earlier: Earlier, count: int) -> bool:

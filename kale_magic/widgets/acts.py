@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from kale_magic.api.find import one_job, refuse_without_kernel, where_in
 from kale_magic.errors import UsageError
+from kale_magic.model.literals import to_literal
 from kale_magic.widgets import gates
 from kale_magic.widgets.viewmodel import actions
+from kale_magic.widgets.viewmodel.step import LIVE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -47,6 +49,8 @@ def act(desk: Desk, name: str, steps: Sequence[str], params: Mapping[str, object
         return f"{', '.join(target.label for target in targets)}: asked to stop; the kernel stays for a look."
     if name == "continue":
         return gates.go_on(desk, steps or list(desk.seen.states))
+    if name == "push":
+        return _push(desk, run, steps, params or {})
     if name in {"pause", "resume"}:
         return _hold(desk, run, steps, is_pause=name == "pause")
     if name == "open" and len(steps) == 1:
@@ -97,6 +101,22 @@ def _hold(desk: Desk, run: str, steps: Sequence[str], *, is_pause: bool) -> str:
                 said.append(f"{target.label} {(pause.pause if is_pause else pause.resume)(visits, target)}")
     desk.refresh()
     return f"{'; '.join(said)}." if said else f"None of these is {wanted}."
+
+
+def _push(desk: Desk, run: str, steps: Sequence[str], params: Mapping[str, object]) -> str:
+    """Change parameters of a running step, for its next look at them."""
+    from kale_magic.api.push import push
+    from kale_magic.api.visits import Visits
+
+    if len(steps) != 1 or not params:
+        raise UsageError("Nothing is changed yet.", "Write another value into one of the fields first.")
+    target = _target(desk, run, steps[0])
+    if target.state not in LIVE:
+        raise UsageError(f"{target} {target.doing}: only what runs can be changed.", "Run it again with these values.")
+    with contextlib.closing(Visits(desk.book.client)) as visits:
+        push(visits, target, params)
+    desk.refresh()
+    return f"{target.label}: {', '.join(f'{name} is {to_literal(value)}' for name, value in params.items())} from its next look at it on."
 
 
 def _target(desk: Desk, run: str, step: str) -> Target:

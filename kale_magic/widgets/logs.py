@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _FILES = {"out": "stdout.log", "err": "stderr.log"}
 _TEXT_LINES = 40
+_STATIC = 12 << 10  # characters of each log in the saved notebook: it is sent anew every five seconds while the log grows
 _KEPT = 200  # pieces for a page that comes late
 
 
@@ -138,7 +139,7 @@ class Logs(JobPart):
 
     def static(self) -> str:
         """Return the ends of the logs as HTML."""
-        texts = self._ends()
+        texts = {src: text if len(text) <= _STATIC else text[-_STATIC:].partition("\n")[2] or text[-_STATIC:] for src, text in self._ends().items()}
         blocks = [f"<div>{_FILES[src]}</div><pre>{ansi_to_html(_settled(text))}</pre>" for src, text in texts.items() if text]
         return f"<style>{ANSI_STYLE}</style><div><b>{escape(self.job.get('label'))}</b></div>" + "".join(blocks)
 

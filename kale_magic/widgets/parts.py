@@ -251,11 +251,11 @@ class Step(Part):
         self.view = {**found, "can_submit": seen.workflow is not None, "gate": asked}
 
     def heard(self, message: dict[str, Any]) -> str | None:
-        """Go to another step or point, or run with other parameters."""
+        """Go to another step or point, run with other parameters, or change those of what runs."""
         if message.get("t") == "pick":
             point = message.get("point")
             self.desk.select([str(message.get("step"))], int(point) if point is not None else None)
-        elif message.get("t") == "act" and message.get("act") in {"run", "from"}:
+        elif message.get("t") == "act" and message.get("act") in {"run", "from", "push"}:
             return acts.act(self.desk, str(message["act"]), self.desk.selected, _typed(message.get("params") or {}))
         elif message.get("t") == "continue":
             answer = message.get("answer")

@@ -29,6 +29,7 @@ _INLINE_BYTES = 1000
 _KEPT = 16  # sweeps whose places are remembered
 _packs: dict[str, Pack] = {}
 _lock = threading.Lock()
+_seen = threading.local()
 
 
 class Value(NamedTuple):
@@ -101,7 +102,7 @@ class Pack:
         whole = data.rfind(b"\n") + 1
         at = done
         for line in data[:whole].splitlines(keepends=True):
-            match = _LINE.match(line)
+            match = _LINE.match(line) if line.endswith(b"}\n") else None  # one that a full disk cut off says nothing
             if match is None:
                 if (metric := _METRIC.match(line)) is not None:
                     self._metrics.setdefault(int(metric[2]), []).append(_Place(path, at, len(line)))
@@ -179,9 +180,30 @@ def elsewhere(folder: Path) -> dict[int, Path]:
     return {int(point): folder.__class__(os.path.normpath(folder / way)) for point, way in json.loads(data).items()}
 
 
+@contextlib.contextmanager
+def looked_at_once() -> Iterator[None]:
+    """Look at the files of each sweep once, however many of its points this thread asks for: for sweeps that have ended."""
+    known: dict[str, Pack | None] = {}
+    _seen.packs = known
+    try:
+        yield
+    finally:
+        _seen.packs = None
+
+
 def of_step(folder: Path) -> Pack | None:
     """Return the pack in the folder of a step; None if there is none."""
     key = os.fspath(folder)
+    seen: dict[str, Pack | None] | None = getattr(_seen, "packs", None)
+    if seen is not None and key in seen:
+        return seen[key]
+    found = _looked_at(key, folder)
+    if seen is not None:
+        seen[key] = found
+    return found
+
+
+def _looked_at(key: str, folder: Path) -> Pack | None:
     with _lock:
         found = _packs.pop(key, None) or Pack(folder)
         if not found.refresh():

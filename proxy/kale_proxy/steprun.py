@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import zmq
 
-from kale_proxy import claim, values
+from kale_proxy import claim, pack, values
 from kale_proxy.attempt import STOPPED, check_files, hold_words, job_environment, require_files, state_line
 from kale_proxy.gate import Gate
 from kale_proxy.record import (
@@ -252,7 +252,8 @@ def load_inputs(spec: JobSpec) -> dict[str, object]:
     """Load every input; a sweep's output becomes a list in point order and ``NAME_params``. Raises ValueFileError."""
     found: dict[str, object] = {}
     for item in spec.inputs:
-        loaded = [values.load(Path(folder), item.output) for folder in item.folders]
+        with pack.looked_at_once():
+            loaded = [values.load(Path(folder), item.output) for folder in item.folders]
         found[item.name] = loaded if item.gather else loaded[0]
         if item.gather:
             points = [read_literal(text) for text in item.gather_params]

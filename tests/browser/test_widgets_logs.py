@@ -38,14 +38,15 @@ PAGE_GROWS_BYTES = 30 << 20
 
 
 class Wire:
-    """What has come to a page by its web sockets, in bytes."""
+    """What widgets have told a page by its web sockets, in bytes; not what the live display of a submit has."""
 
     def __init__(self, page: Any) -> None:
         self.came = 0
         page.on("websocket", lambda socket: socket.on("framereceived", self._count))
 
-    def _count(self, data: Any) -> None:
-        self.came += len(data)
+    def _count(self, data: str | bytes) -> None:
+        data = data.encode() if isinstance(data, str) else data
+        self.came += len(data) if b"comm_msg" in data else 0
 
 
 def heap(notebook: NotebookPage) -> int:
@@ -94,8 +95,11 @@ def test_log_of_a_gigabyte_opens_at_once_grows_is_searched_and_is_not_loaded(
     notebook.run(SHOW)
     last = f"{size // len(LINE % 0) // 100_000 * 100_000 - 1:010}"
     expect(box).to_contain_text(last, timeout=WAIT_MS)
-    assert time.monotonic() - begun < OPENS_WITHIN_S
-    assert wire.came - before < 400_000
+    took = time.monotonic() - begun
+    assert took < OPENS_WITHIN_S
+    notebook.page.wait_for_timeout(3000)  # what the page asks for once it is there
+    came = wire.came - before
+    assert came < 400_000
 
     before = wire.came
     with log.open("ab") as stream:
@@ -130,6 +134,8 @@ def test_log_of_a_gigabyte_opens_at_once_grows_is_searched_and_is_not_loaded(
     part.get_by_role("button", name="Earlier").click()
     expect(box.locator("div")).not_to_have_count(0)
 
-    assert kernel.memory_info().rss - held < KERNEL_GROWS_BYTES
-    assert heap(notebook) - used < PAGE_GROWS_BYTES
+    kernel_bytes, page_bytes = kernel.memory_info().rss - held, heap(notebook) - used
+    print(f"{size / 1e9:.2f} GB: shown after {took:.2f} s and {came / 1e3:.0f} kB; kernel {kernel_bytes / 1e6:+.0f} MB, page {page_bytes / 1e6:+.1f} MB")
+    assert kernel_bytes < KERNEL_GROWS_BYTES
+    assert page_bytes < PAGE_GROWS_BYTES
     (root / "go").touch()

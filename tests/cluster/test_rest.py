@@ -91,6 +91,19 @@ def test_queue_cancel_hold_and_stop_go_through_it_too(rest: Login) -> None:
     rest.until(lambda: not rest.squeue())
 
 
+def test_points_that_share_kernels_are_jobs_of_it_and_one_is_stopped(rest: Login) -> None:
+    wf = workflow(rest)
+    wf.step("each", "import time\nwhile n == 3: time.sleep(0.02)\ny = n", each={"n": "range(24)"}, outputs=["y"], reuse_kernel=True)
+    run = wf.submit(cache=False)
+    rest.until(lambda: run["each[3]"].target().kernel is not None)
+    with contextlib.closing(run["each[3]"]._visits):
+        assert str(run["each[3]"].execute("n", timeout=60)) == "3"
+    rest.client.stop(run.name, "each", 3)
+    rest.ended(run)
+    assert run["each"].status()["counts"] == {"completed": 23, "cancelled": 1}
+    assert len({point["native_id"] for point in run["each"].status()["points"].values()}) == 8
+
+
 @pytest.mark.parametrize("executor", ["slurm-rest", "slurm"])
 def test_job_that_is_not_of_kale_is_ended_by_its_number(rest: Login, executor: str) -> None:
     if executor == "slurm":

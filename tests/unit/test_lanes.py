@@ -136,6 +136,10 @@ def test_what_a_job_wrote_is_taken_up_once_whoever_read_it(lane: Lane, tmp_path:
     assert lane.absorb(*one, 1.0) == [("u", {"state": "completed"})]
     assert lane.absorb(*other, 1.0) == []
     with path.open("a") as stream:
+        stream.write('in": 9, "uuid": "cut off by a full disk\n{"beg')  # as its next line begins
+    assert lane.read(1.5) == []
+    assert lane.current == ""
+    with path.open("a") as stream:
         stream.write('in": 3, "uuid": "v", "attempt": 1, "at": "y"}\n')
     assert lane.read(2.0) == []
     assert lane.current == "v"

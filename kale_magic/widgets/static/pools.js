@@ -18,7 +18,7 @@ ${field("nodes", "Nodes", 'size="3" inputmode="numeric" placeholder="1"')}${fiel
       : (r.closing ? "" : `<button data-drain="${esc(r.key)}" data-f="d${esc(r.key)}" aria-label="Close ${esc(r.name)} when it is idle" title="take no more steps; end when what was submitted to it has ended">Close when idle</button> `) +
         `<button data-now="${esc(r.key)}" data-f="n${esc(r.key)}" aria-label="Close ${esc(r.name)} now">Close now</button>`;
     rows.innerHTML = list.length ? `<table><thead><tr>${model.get("heads").map(h => `<th scope="col">${esc(h)}</th>`).join("")}<th><span class="sr">action</span></th></tr></thead><tbody>` +
-      list.map(r => `<tr data-pool="${esc(r.name)}" data-state="${esc(r.state)}"><th scope="row">${esc(r.name)}</th><td><span class="pill" data-s="${esc(r.look)}">${esc(r.state)}</span></td>${r.cells.map(c => `<td${c.length < 28 ? ' class="s"' : ""}>${esc(c)}</td>`).join("")}<td class="s">${acts(r)}</td></tr>` +
+      list.map(r => `<tr data-pool="${esc(r.name)}" data-state="${esc(r.state)}"><th scope="row">${esc(r.name)}</th><td><span class="pill" data-s="${esc(r.look)}">${esc(r.state)}</span></td>${r.cells.map(c => `<td${c.length < 28 ? ' class="s"' : ""}>${esc(c)}</td>`).join("")}<td>${acts(r)}</td></tr>` +
         (r.reason ? `<tr class="why" data-why="${esc(r.name)}"><td></td><td colspan="${r.cells.length + 2}" class="soft">${esc(r.reason)}</td></tr>` : "")).join("") + "</tbody></table>"
       : `<div class="soft">No pool is open.</div>`;
     if (focus) one(rows, `[data-f="${CSS.escape(focus)}"]`)?.focus({ preventScroll: true });

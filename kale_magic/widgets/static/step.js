@@ -29,7 +29,7 @@ function render({ model, el }) {
         part("Description", v.html) + part("Traceback", v.traceback && `<pre>${v.traceback}</pre>`) +
         rows(v.facts, r => `<tr><th scope="row">${esc(r[0])}</th><td>${esc(r[1])}</td></tr>`) +
         part("Parameters", rows(v.swept, r => `<tr><th scope="row">${esc(r[0])}</th><td>${esc(r[1])}</td></tr>`) + (v.params.length ? rows(v.params, (r) => `<tr><th scope="row"><label>${esc(r[0])}</label></th><td><input data-p="${esc(r[0])}" aria-label="${esc(r[0])}" value="${esc(r[1])}"></td></tr>`) +
-          (v.can_submit ? `<button data-go="run" data-f="go">Run with these</button> <button data-go="from" data-f="gofrom">Run from here with these</button>` : "") : "")) +
+          (v.can_submit ? `<button data-go="run" data-f="go">Run with these</button> <button data-go="from" data-f="gofrom">Run from here with these</button>` : "") + (v.can_change ? ` <button data-go="push" data-f="gopush">Change now, while it runs</button>` : "") : "")) +
         part("Points", rows(v.points, r => r[0] < 0 ? `<tr><td colspan="3">${esc(r[1])}</td></tr>` : `<tr><td><button data-point="${r[0]}" data-f="p${r[0]}">${esc(r[1])}</button></td><td>${pill(r[2])}</td><td>${esc(r[3])}</td></tr>`)) +
         part("Outputs", rows(v.outputs, r => `<tr>${r.map(x => `<td>${esc(x)}</td>`).join("")}</tr>`)) +
         part("History", rows(v.history, r => `<tr><td>${esc(r[0])}</td><td>${esc(r[1])}</td></tr>`)) +

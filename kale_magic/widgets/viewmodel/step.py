@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from kale_magic.model.workflow import Workflow
 
 _MOST_POINTS = 200
+LIVE = frozenset({"running", "paused", "gated"})  # states in which parameters can be changed for what computes
 _TIMES = (("queued_at", "queued"), ("started_at", "started"), ("ended_at", "ended"))
 
 
@@ -89,6 +90,7 @@ def panel(
         "swept": [[key, to_literal(value, key)] for key, value in _swept(points, point).items()],
         "points": _point_rows(whole.get("points") or {}, points) if point is None else [],
         "is_point": point is not None,
+        "can_change": state in LIVE and bool(step and step.params) and (point is not None or not whole.get("points")),
         "history": _history(job, kept.events),
         "script": kept.script,
         "outputs": [[key, *_shape(info)] for key, info in kept.outputs.items()],
