@@ -100,7 +100,8 @@ def _folders() -> tuple[str, str]:
         if found.st_uid != os.getuid() or found.st_mode & 0o170077 != 0o040000:
             raise PermissionError(folder)
     live = f"{folder}/p/0"
-    os.makedirs(live, 0o700, exist_ok=True)
+    os.mkdir(f"{folder}/p", 0o700)  # there is one already if a job of this very number was killed here: the worker goes round it
+    os.mkdir(live, 0o700)
     return folder, live
 
 

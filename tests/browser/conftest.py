@@ -25,7 +25,7 @@ from tests import steps
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from playwright.sync_api import BrowserContext
+    from playwright.sync_api import BrowserContext, Playwright
 
     from kale_magic.api import Run
     from tests.browser.pages import NotebookPage
@@ -157,20 +157,37 @@ def _url(process: subprocess.Popen[bytes], runtime: Path, log: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrowserContext]:
-    """Debian's Chromium with a profile of its own."""
+def driver() -> Iterator[Playwright]:
+    """What starts browsers; the test is skipped where there is none."""
     playwright: Any = pytest.importorskip("playwright.sync_api", reason="Playwright is missing: pip install -e '.[test]'")
     if not Path(CHROMIUM).exists():
         pytest.skip(f"{CHROMIUM} is missing: make system-deps")
-    with playwright.sync_playwright() as driver:
-        context = driver.chromium.launch_persistent_context(
-            str(tmp_path_factory.mktemp("profile")),
-            executable_path=CHROMIUM,
-            args=list(FLAGS),
-            viewport={"width": 1280, "height": 1000},
-        )
-        context.set_default_timeout(60_000)
-        try:
-            yield context
-        finally:
-            context.close()
+    with playwright.sync_playwright() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def chromium(driver: Playwright, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrowserContext]:
+    """Debian's Chromium with a profile of its own."""
+    with launched(driver, tmp_path_factory.mktemp("profile")) as context:
+        yield context
+
+
+@pytest.fixture
+def second_browser(driver: Playwright, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrowserContext]:
+    """Another Chromium, that shares nothing with the first."""
+    with launched(driver, tmp_path_factory.mktemp("profile")) as context:
+        yield context
+
+
+@contextlib.contextmanager
+def launched(driver: Playwright, profile: Path) -> Iterator[BrowserContext]:
+    """Run a Chromium."""
+    context = driver.chromium.launch_persistent_context(
+        str(profile), executable_path=CHROMIUM, args=list(FLAGS), viewport={"width": 1280, "height": 1000}
+    )
+    context.set_default_timeout(60_000)
+    try:
+        yield context
+    finally:
+        context.close()

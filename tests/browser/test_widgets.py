@@ -218,8 +218,8 @@ def test_busy_kernel_still_shows_changes_and_takes_clicks(root: Path, open_dashb
 
 
 @pytest.mark.parametrize("front_end", FRONT_ENDS)
-def test_reloaded_page_and_second_page_have_it_all(
-    root: Path, server: Server, chromium: BrowserContext, open_dashboard: Callable[..., NotebookPage], front_end: str
+def test_reloaded_page_and_second_browser_have_it_all(
+    root: Path, server: Server, second_browser: BrowserContext, open_dashboard: Callable[..., NotebookPage], front_end: str
 ) -> None:
     name = f"again-{front_end}"
     notebook = open_dashboard(front_end, name)
@@ -230,7 +230,7 @@ def test_reloaded_page_and_second_page_have_it_all(
     notebook.page.reload()
     expect(node(notebook, "md")).to_have_attribute("data-kale-state", "running", timeout=WAIT_MS)
     expect(node(notebook, "md")).to_have_attribute("aria-pressed", "true")
-    other = NotebookPage(chromium, server, "notebook", name)
+    other = NotebookPage(second_browser, server, "notebook", name)
     expect(node(other, "md")).to_have_attribute("data-kale-state", "running", timeout=WAIT_MS)
     (root / f"go-{name}").touch()
     for page in (notebook, other):

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -255,6 +256,16 @@ def test_a_fault_before_the_script_has_begun_is_recorded(place: Path) -> None:
     code, out, _ = finish(start(step, BRIEF))
     assert code == 1
     assert "failed" in out
+
+
+def test_what_a_killed_job_of_the_same_number_left_is_not_taken_for_ours() -> None:
+    folder, live = brief._folders()
+    try:
+        assert stat.S_IMODE(Path(live).stat().st_mode) == 0o700
+        with pytest.raises(FileExistsError):
+            brief._folders()
+    finally:
+        shutil.rmtree(folder)
 
 
 def test_it_knows_the_workers_words() -> None:
