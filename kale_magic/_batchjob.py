@@ -17,10 +17,12 @@ if TYPE_CHECKING:
 
 _VARIABLES = (
     ("slurm", "SLURM_JOB_ID", "SLURM_JOB_NAME"), ("pbs", "PBS_JOBID", "PBS_JOBNAME"), ("lsf", "LSB_JOBID", "LSB_JOBNAME"),
-    ("flux", "FLUX_JOB_ID", ""),
+    ("flux", "FLUX_JOB_ID", ""), ("flux", "FLUX_ENCLOSING_ID", ""),  # a task of a job; the script of an instance that is one
 )  # fmt: skip
 _SLURM_CGROUP = re.compile(r"slurm.*/job_(\d+)(?:/|$)", re.MULTILINE)
+LOOKS_EACH_S = 10.0  # so often does a manager in a batch job ask whether that is over
 _ASK_S = 15.0
+_PBS_OVER = ("Unknown Job Id", "Job has finished")
 _OVER = frozenset({"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT"})
 
 
@@ -68,18 +70,27 @@ def is_over(job: BatchJob | None, environ: Mapping[str, str] | None = None) -> b
 
     False also when the batch system can't be asked, and for those that we don't know how to ask.
     """
+    environ = os.environ if environ is None else environ
+    if job is not None and job.system == "pbs":
+        done = _ask(["qstat", job.id], environ)
+        return done is not None and done.returncode != 0 and any(words in done.stderr for words in _PBS_OVER)
     if job is None or job.system != "slurm" or not job.id.isdigit():
         return False
-    environ = os.environ if environ is None else environ
     kept = {key: value for key, value in environ.items() if key == "SLURM_CONF" or not key.startswith(("SLURM_", "SQUEUE_"))}
-    command = ["squeue", "--noheader", f"--jobs={job.id}", "--format=%T|%j"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, timeout=_ASK_S, env={**kept, "LC_ALL": "C"}, stdin=subprocess.DEVNULL)
-    except (OSError, subprocess.TimeoutExpired):
+    done = _ask(["squeue", "--noheader", f"--jobs={job.id}", "--format=%T|%j"], kept)
+    if done is None:
         return False
     if done.returncode != 0:
         return "Invalid job id" in done.stderr
     return all(_is_past(line, job) for line in done.stdout.splitlines() if line.strip())
+
+
+def _ask(command: list[str], environ: Mapping[str, str]) -> subprocess.CompletedProcess[str] | None:
+    """Run a program of the batch system; None if it is not there, or does not answer in time."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, timeout=_ASK_S, env={**environ, "LC_ALL": "C"}, stdin=subprocess.DEVNULL)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
 
 
 def _is_past(line: str, job: BatchJob) -> bool:

@@ -37,6 +37,15 @@ def left_elsewhere(settings: Settings) -> dict[str, Any] | None:
     return _of_another_host(settings.last_file)
 
 
+def ended_with_a_job(settings: Settings) -> BatchJob | None:
+    """Return the batch job of a manager of another host, which :func:`elsewhere` found to be over, where that manager has not taken note of it yet."""
+    try:
+        record = json.loads(settings.manager_file.read_text())
+        return BatchJob.from_words(record.get("job")) if record["host"] != socket.gethostname() else None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
 def _of_another_host(file: Path) -> dict[str, Any] | None:
     try:
         record = json.loads(file.read_text())

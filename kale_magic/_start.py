@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import kale_proxy
-from kale_magic._batchjob import current
-from kale_magic._sibling import elsewhere
+from kale_magic._batchjob import LOOKS_EACH_S, current
+from kale_magic._sibling import elsewhere, ended_with_a_job
 from kale_magic.config import VARIABLES
 from kale_magic.errors import ManagerUnavailable
-from kale_magic.model.environment import clean_environment
+from kale_magic.model.environment import OF_BATCH_SYSTEMS, clean_environment
 from kale_proxy.claim import pid_start
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _RETRY_S = 0.01
-_OF_THE_HOST = frozenset({"SLURM_CONF", "CUDA_VISIBLE_DEVICES"})  # of a job's node, which is the manager's too; not for its steps
+_OF_THE_HOST = OF_BATCH_SYSTEMS | {"CUDA_VISIBLE_DEVICES"}  # of a job's node, which is the manager's too; not for its steps
 
 
 def start_manager(settings: Settings, connect: Callable[[float], T], *, timeout: float) -> T:
@@ -42,7 +42,8 @@ def start_manager(settings: Settings, connect: Callable[[float], T], *, timeout:
     ManagerUnavailable
         It ended at once, or does not answer within ``timeout`` seconds; the message has the end of its log.
     """
-    deadline = time.monotonic() + timeout
+    left = ended_with_a_job(settings)
+    deadline = time.monotonic() + timeout + (LOOKS_EACH_S if left else 0.0)
     with _one_at_a_time(settings.socket_dir / "start.lock", deadline):
         with contextlib.suppress(ManagerUnavailable, EOFError):  # somebody else's may be up by now
             return connect(max(deadline - time.monotonic(), _RETRY_S))
@@ -57,6 +58,8 @@ def start_manager(settings: Settings, connect: Callable[[float], T], *, timeout:
             if (record := elsewhere(settings)) is not None:  # another host's was quicker
                 raise ManagerUnavailable(f"Your manager has just been started on {record['host']}.", "Ask again.")
     said = _last_line(settings, mark)
+    if left is not None and settings.manager_file.exists():
+        raise ManagerUnavailable(f"The manager that was started in {left}, which is over, has not ended yet.", "Ask again in half a minute.")
     raise ManagerUnavailable(
         f"The manager could not be started{': ' + said if said else f' within {timeout:g} s'}.",
         f"Its log is {settings.log_file}.",

@@ -35,7 +35,7 @@ def _private_home() -> Iterator[None]:
     home = Path(tempfile.mkdtemp(prefix="kale-home-", dir="/tmp"))
     patch = pytest.MonkeyPatch()
     for name in [name for name in os.environ if name.startswith(("JUPYTER", "KALE_", "JPY_"))]:
-        if name != "KALE_NO_SKIP":
+        if name != "KALE_NO_SKIP" and not name.startswith("KALE_TEST_"):
             patch.delenv(name)
     patch.setenv("HOME", str(home))
     patch.setenv("JUPYTER_DATA_DIR", str(home / "data"))

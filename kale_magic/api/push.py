@@ -40,7 +40,7 @@ class Pushed:
     stale: tuple[str, ...] = ()
 
 
-def push(visits: Visits, target: Target, given: Mapping[str, object], files: Mapping[str, str | Path] | None = None) -> Pushed:
+def push(visits: Visits, target: Target, given: Mapping[str, object], files: Mapping[str, str | Path] | None = None, by: str = "") -> Pushed:
     """Give values, or files, to one job.
 
     Parameters
@@ -53,34 +53,37 @@ def push(visits: Visits, target: Target, given: Mapping[str, object], files: Map
         Names and values.
     files : mapping of str to path, optional
         Of a completed step: name of a file that it made -> the file to put in its place.
+    by : str, optional
+        Who does it; this person on this host if it is empty.
 
     Raises
     ------
     UsageError
         A name is none, a value can't be handed over, or the step is in no state to take it.
     """
+    by = by or who()
     for name in given:
         if not name.isidentifier():
             raise UsageError(f"{name!r} is no name of a variable.", "Write NAME, or NAME=VALUE; of a file that the step made, NAME=FILE.")
     is_open = target.live is not None and target.kind not in NO_KERNEL
     if target.client is not None and (files or not is_open):  # its files are there, and what is here is a copy
-        found = push_there(visits.client, target, given, files or {})  # type: ignore[arg-type]
+        found = push_there(visits.client, target, given, files or {}, by)  # type: ignore[arg-type]
         return Pushed(names=tuple(found["pushed"]), is_edit=bool(found["edited"]), stale=tuple(found["stale"]))
     if files:
         if target.state not in {"completed", "cached"}:
             raise UsageError(f"{target} {target.doing}: only files of a completed step are replaced.")
-        replace_files(target, Path(str(visits.client.status(target.run)["workflow_folder"])), files, who())
+        replace_files(target, Path(str(visits.client.status(target.run)["workflow_folder"])), files, by)
         if not given:
             return Pushed(names=tuple(files), is_edit=True, stale=_dependants(visits, target))
     if is_open:
-        visits.push(target, given, who())
+        visits.push(target, given, by)
         return Pushed(names=tuple(given), is_edit=False)
     if target.live is not None or target.state in {"running", "paused"}:
-        _change_params(target, given)
+        _change_params(target, given, by)
         return Pushed(names=tuple(given), is_edit=False)
     if not target.is_final or target.state in {"failed", "cancelled"}:
         raise UsageError(f"{target} {target.doing}: there is nothing to push into.", "Push to a running or a completed step.")
-    _replace_outputs(target, given)
+    _replace_outputs(target, given, by)
     return Pushed(names=(*given, *(files or ())), is_edit=True, stale=_dependants(visits, target))
 
 
@@ -94,7 +97,7 @@ def who() -> str:
     return f"{getpass.getuser()}@{socket.gethostname()}"
 
 
-def _change_params(target: Target, given: Mapping[str, object]) -> None:
+def _change_params(target: Target, given: Mapping[str, object], by: str) -> None:
     """Change parameters of a step without a kernel, whose programs may read them by ``kale_magic.inside``."""
     try:
         declared = json.loads((target.files / "job.json").read_text(encoding="utf-8"))["params"]
@@ -105,10 +108,10 @@ def _change_params(target: Target, given: Mapping[str, object]) -> None:
             known = f"It has: {', '.join(declared)}." if declared else "It has none."
             raise UsageError(f"{target} is a {target.kind} step, which takes its parameters only; {name} is none.", known)
     changes = {name: (from_literal(declared[name]), value) for name, value in given.items()}
-    inside.record_change(str(target.files), changes, who())
+    inside.record_change(str(target.files), changes, by)
 
 
-def _replace_outputs(target: Target, given: Mapping[str, object]) -> None:
+def _replace_outputs(target: Target, given: Mapping[str, object], by: str) -> None:
     folder = target.files / "outputs"
     pack.unpack(target.files)
     require_own(folder)
@@ -125,10 +128,10 @@ def _replace_outputs(target: Target, given: Mapping[str, object]) -> None:
         kept = _new_folder(folder, BEFORE) / f"{len(list((folder / BEFORE).iterdir())) + 1}-{old.name}"
         os.replace(old, kept)
         os.replace(folder / "new" / info["file"], folder / info["file"])
-        index[name] = {**info, "edited": {"by": who(), "at": now(), "old": f"{BEFORE}/{kept.name}"}}
+        index[name] = {**info, "edited": {"by": by, "at": now(), "old": f"{BEFORE}/{kept.name}"}}
         values.write_atomic(folder / values.INDEX, json.dumps(index, indent=1).encode(), is_durable=True)
     (folder / "new").rmdir()
-    checkpoints.record_event(str(target.files), "edited", by=who(), names=list(given))
+    checkpoints.record_event(str(target.files), "edited", by=by, names=list(given))
 
 
 def _new_folder(folder: Path, name: str) -> Path:

@@ -18,8 +18,11 @@ if TYPE_CHECKING:
     from kale_magic.api.find import Target
     from kale_magic.client import Client
 
+BY = "by"
+_LONGEST = 200
 
-def push_there(client: Client, target: Target, given: Mapping[str, object], files: Mapping[str, str | Path]) -> dict[str, Any]:
+
+def push_there(client: Client, target: Target, given: Mapping[str, object], files: Mapping[str, str | Path], by: str) -> dict[str, Any]:
     """Return what ``jupyter kale push --json`` on the host prints: ``pushed``, ``edited``, ``stale``.
 
     Parameters
@@ -30,6 +33,8 @@ def push_there(client: Client, target: Target, given: Mapping[str, object], file
         One job.
     given, files : mapping
         As of :func:`kale_magic.api.push.push`.
+    by : str
+        Who does it, and on which host; it goes along, in a file of the folder.
 
     Raises
     ------
@@ -45,6 +50,7 @@ def push_there(client: Client, target: Target, given: Mapping[str, object], file
         except values.ValueFileError as exc:
             raise UsageError(f"{target}: {exc}.") from exc
         (folder / values.INDEX).write_text(json.dumps(index), encoding="utf-8")
+        (folder / BY).write_text(by, encoding="utf-8")
         going = {path.name: path for path in folder.iterdir()}
         for number, (name, source) in enumerate(files.items()):
             going[f"files/{number}"] = Path(source).expanduser()
@@ -58,3 +64,21 @@ def push_there(client: Client, target: Target, given: Mapping[str, object], file
     except ValueError as exc:
         raise UsageError(f"{client.host} said what is not understood: {said[-200:]!r}.") from exc
     return found
+
+
+def pushed_by(folder: Path, here: str) -> str:
+    """Return who put a folder of values and files on this host, for the record: ``ana@laptop via ana@login``.
+
+    Parameters
+    ----------
+    folder : Path
+        As :func:`push_there` brings it; one that says nobody, as an older Kale's, is of the person here.
+    here : str
+        This person and host.
+    """
+    try:
+        with (folder / BY).open(encoding="utf-8", errors="replace") as stream:
+            said = " ".join(stream.read(_LONGEST).split())
+    except OSError:
+        return here
+    return f"{said} via {here}" if said and said.isprintable() else here

@@ -85,19 +85,21 @@ def rerun(arguments: argparse.Namespace, console: Console) -> int:
 def push(arguments: argparse.Namespace, console: Console) -> int:
     """Give values to a step."""
     from kale_magic.api.find import find_step, one_job
-    from kale_magic.api.push import is_file_name
+    from kale_magic.api.push import is_file_name, who
     from kale_magic.api.push import push as push_into
+    from kale_magic.api.push_there import pushed_by
     from kale_magic.api.visits import Visits
 
     files = {name: str(path) for name, path in arguments.values if is_file_name(name)}
     given = {name: value for name, value in arguments.values if name not in files}
     if arguments.staged:
         given |= _staged(Path(arguments.staged))
+    by = pushed_by(Path(arguments.staged), who()) if arguments.staged else who()
     if not given and not files:
         raise UsageError("There is nothing to push.", "Write NAME=VALUE, or NAME=FILE for a file that the step made.")
     with Client.connect(host=arguments.host) as client, contextlib.closing(Visits(client)) as visits:
         target = one_job(client, find_step(client, arguments.step, here(client), is_acting=True))
-        done = push_into(visits, target, given, files)
+        done = push_into(visits, target, given, files, by)
     if arguments.staged:
         shutil.rmtree(arguments.staged, ignore_errors=True)
     if console.is_json:

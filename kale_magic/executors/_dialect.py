@@ -31,6 +31,10 @@ class Dialect(ABC):
         show, and that a job to be cancelled is over already.
     carried : tuple of str
         Variables of the manager's that its programs need.
+    workdir : str
+        The variable that tells a job from which folder it was submitted, where a batch script relies on one.
+    waits_s : float
+        So long may the command that shows jobs wait of its own accord, to spare its server.
     """
 
     system = ""
@@ -42,6 +46,8 @@ class Dialect(ABC):
     none: tuple[str, ...] = ()
     over: tuple[str, ...] = ()
     carried: tuple[str, ...] = ()
+    workdir = ""
+    waits_s = 0.0
 
     @abstractmethod
     def lack(self, asked: Resources) -> str:
@@ -68,7 +74,7 @@ class Dialect(ABC):
         return []
 
     def learn(self, err: str) -> bool:  # noqa: ARG002
-        """Take what :meth:`find` failed with; return whether it is to be tried again in another form."""
+        """Take what :meth:`find` complained of, if anything; return whether it is to be tried again in another form."""
         return False
 
     @abstractmethod

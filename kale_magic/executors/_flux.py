@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from kale_magic.model.resources import Resources
 
-_FORMAT = "{id.f58}|{name}|{state}|{result}|{urgency}|{nodelist}|{username}|{queue}|{nnodes}"
+_FORMAT = "{id.f58}|{name}|{state}|{result}|{urgency}|{nodelist}|{username}|{queue}|{nnodes}|{exception.note}"
+_FIELDS = 10
 _STATES = {"NEW": "PENDING", "DEPEND": "PENDING", "PRIORITY": "PENDING", "SCHED": "PENDING", "RUN": "RUNNING", "CLEANUP": "COMPLETING"}
 _RESULTS = {"COMPLETED": "COMPLETED", "FAILED": "FAILED", "CANCELED": "CANCELLED", "TIMEOUT": "TIMEOUT"}
 _HELD = "0"  # the urgency of a job that is held
@@ -29,7 +30,7 @@ class Flux(Dialect):
     system, program, mark = "Flux", "flux", "# flux:"
     unsure = ("unable to connect", "no such file or directory: unable", "connection refused", "timed out", "broken pipe", "flux_open", "no flux instance")
     full = ("max jobs", "job limit", "queue is disabled", "submission is disabled")
-    over = ("inactive", "unknown job", "no such process", "not found")
+    over = ("inactive", "unknown job", "no such process", "not found", "job is not running", "cannot be changed once")
     carried = ("FLUX_URI", "FLUX_HANDLE_RETRY")
 
     def lack(self, asked: Resources) -> str:
@@ -70,18 +71,18 @@ class Flux(Dialect):
         return ["flux", "jobs", "-a", "--count=0", "--no-header", f"--format={_FORMAT}", *([f"--user={user}"] if user else ["-A"]), *ids]
 
     def read_jobs(self, out: str) -> list[Line]:
-        """Read lines of our format; a name may have bars in it."""
+        """Read lines of our format; a name may have bars in it, and so may the note of an exception, which says why a job can't be run."""
         found = []
         for text in out.splitlines():
             if not text.strip():
                 continue
-            words = text.strip().split("|")
-            extra = len(words) - _FORMAT.count("|") - 1
-            if extra < 0:
+            words = text.strip(" ").split("|")
+            extra = next((at for at in range(len(words) - _FIELDS + 1) if words[2 + at] in {*_STATES, "INACTIVE"}), None)  # bars in the name
+            if extra is None:
                 raise ValueError(text)
-            state, result, urgency, nodes, user, queue, count = words[2 + extra :]
+            state, result, urgency, nodes, user, queue, count, *note = words[2 + extra :]
             known = _RESULTS.get(result, "UNKNOWN") if state == "INACTIVE" else _STATES.get(state, "UNKNOWN")
-            reason = "JobHeldUser" if known == "PENDING" and urgency == _HELD else ""
+            reason = "JobHeldUser" if known == "PENDING" and urgency == _HELD else "|".join(note).strip() if known == "FAILED" else ""
             found.append(Line(words[0], None, "|".join(words[1 : 2 + extra]), known, reason, None, _first(nodes), user, queue, count))
         return found
 

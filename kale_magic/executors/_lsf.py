@@ -39,6 +39,7 @@ class Lsf(Dialect):
     none = ("no job found", "no unfinished job found", "no matching job found")
     over = ("already finished", "no matching job", "is not found", "has already")
     carried = ("LSF_ENVDIR", "LSF_SERVERDIR", "LSF_LIBDIR", "LSF_BINDIR")
+    workdir = "LS_SUBCWD"
 
     def lack(self, asked: Resources) -> str:
         """Return what can't be said."""

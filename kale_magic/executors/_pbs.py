@@ -21,7 +21,10 @@ _STATES = {
     "Q": "PENDING", "H": "PENDING", "W": "PENDING", "T": "PENDING", "M": "PENDING", "B": "RUNNING", "R": "RUNNING", "E": "COMPLETING",
     "S": "SUSPENDED", "U": "SUSPENDED", "X": "COMPLETED",
 }  # fmt: skip
-_ENDS = {-29: "TIMEOUT", -27: "OUT_OF_MEMORY", -26: "OUT_OF_MEMORY", 256 + 9: "CANCELLED", 256 + 15: "CANCELLED"}  # 256 and a signal: qdel
+_ENDS = {
+    -29: "TIMEOUT", -27: "OUT_OF_MEMORY", -26: "OUT_OF_MEMORY", 256 + 9: "CANCELLED", 256 + 15: "CANCELLED",  # 256 and a signal: qdel
+    **dict.fromkeys((-3, -4, -5, -6, -11, -14, -16, -18, -20, -30), "NODE_FAIL"),  # the node, its MOM or a hook gave it up: to be run again
+}  # fmt: skip
 
 
 class Pbs(Dialect):
@@ -30,10 +33,12 @@ class Pbs(Dialect):
     system, program, mark = "PBS", "qsub", "#PBS"
     array = r"#?(?:PBS)?\s*-J\b"
     unsure = ("cannot connect", "connection refused", "end of file", "timed out", "timeout", "invalid credential", "no route to host", "communication", "server shutting down")
-    full = ("would exceed", "limit on jobs", "maximum number of jobs", "too many jobs")
-    none = ("unknown job id",)  # all that were asked for have ended meanwhile
+    full = ("would exceed", "queue is not enabled", "limit on jobs", "maximum number of jobs", "too many jobs")
+    none = ("unknown job id", "job has finished")  # all that were asked for have ended meanwhile
     over = ("unknown job", "has finished", "request invalid for state", "job has already")
     carried = ("PBS_CONF_FILE", "PBS_EXEC", "PBS_DEFAULT", "PBS_SERVER")
+    workdir = "PBS_O_WORKDIR"
+    waits_s = 0.2  # OpenPBS 23: a qstat within 10 s of this user's last one
 
     def __init__(self) -> None:
         self._history = ["-x"]  # jobs that have ended too, where the server keeps them
@@ -81,12 +86,12 @@ class Pbs(Dialect):
         return found[0] if found else ""
 
     def find(self, user: str) -> list[str]:
-        """Return ``qselect``, jobs that have ended included."""
-        return ["qselect", *self._history, *(["-u", user] if user else [])]
+        """Return ``qselect``, the user's jobs that have ended included."""
+        return ["qselect", *self._history, "-u", user] if user else ["qselect"]
 
     def learn(self, err: str) -> bool:
         """Do without jobs that have ended where the server keeps no history."""
-        is_news = bool(self._history) and "history" in err.lower()
+        is_news = bool(self._history) and "maintain job history" in err.lower()
         self._history = [] if is_news else self._history
         return is_news
 
@@ -111,7 +116,11 @@ class Pbs(Dialect):
         if letter == "F":
             code = words.get("Exit_status", "")
             state = _ENDS.get(int(code), "FAILED" if int(code) else "COMPLETED") if re.fullmatch(r"-?\d+", code) else "CANCELLED"
-        reason = words.get("comment", "").removeprefix("Not Running: ").removeprefix("Can Never Run: ") if state == "PENDING" else ""
+            if state == "FAILED" and re.search(r" and terminated(?: by \S+)?$", words.get("comment", "")):
+                state = "CANCELLED"  # qdel, of a script that made an exit code of its own of SIGTERM
+            if state in {"FAILED", "CANCELLED"} and words.get("run_count", "1") not in {"0", "1"}:
+                state = "RERUN"  # PBS started it again under its number; the attempt had begun, so its worker refused
+        reason = words.get("comment", "").removeprefix("Not Running: ") if state == "PENDING" else ""
         if letter == "H":
             reason = "JobHeldUser" if "u" in words.get("Hold_Types", "") else "JobHeldAdmin"
         node = words.get("exec_host", "").partition("/")[0]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 HELD = "held by you; %kale_release lets it go on"
 _SETTLE_S = 10.0  # so long may a network disk take to show the result of a job that has ended
 _MOST_TRIES = 3
-_ENDED = frozenset({"CANCELLED", "COMPLETED", "FAILED", "TIMEOUT", "DEADLINE", "OUT_OF_MEMORY", "NODE_FAIL", "BOOT_FAIL", "PREEMPTED", "REVOKED"})
+_ENDED = frozenset({"CANCELLED", "COMPLETED", "FAILED", "TIMEOUT", "DEADLINE", "OUT_OF_MEMORY", "NODE_FAIL", "BOOT_FAIL", "PREEMPTED", "REVOKED", "RERUN"})
 
 
 class Stage(StrEnum):
@@ -159,6 +159,8 @@ def _without_result(job: Job, found: Look, state: str, *, is_waiting: bool) -> R
         return Again(why) if job.tries < _MOST_TRIES else _lost(job, f"it never began: {why}")
     if state == "CANCELLED":
         return _cancelled(job, _outside(job))
+    if job.line is not None and job.line.reason and not job.line.node and not found.log and state == "FAILED":  # it was never given a node
+        return _failed(job, f"{job.system} refused it: {job.line.reason}")
     said = found.log or "it said nothing"
     return _failed(job, f"its job script ended before the step began: {said}")
 

@@ -73,14 +73,15 @@ class QueueCommands(Commands):
             self.took_s = done.took_s
             return self._read(done)
         done = await self._run(find, self._command_s)
-        if not done.is_ok and dialect.learn(done.err):
+        if dialect.learn(done.err):
             done = await self._run(dialect.find(user), self._command_s)
-        if not done.is_ok and not self._has(done, dialect.none):
+        is_doubtful = not done.is_ok or (bool(done.err.strip()) and not done.out.strip())  # OpenPBS complains with exit code 0
+        if is_doubtful and not self._has(done, dialect.none):
             raise NoAnswer(self._words(find[0], done))
         ids, found, self.took_s = done.out.split(), list[slurm_text.Line](), done.took_s
         for start in range(0, len(ids), _CHUNK):
             done = await self._run(dialect.show(ids[start : start + _CHUNK], user), self._command_s)
-            self.took_s += done.took_s
+            self.took_s += max(0.0, done.took_s - dialect.waits_s)
             found += self._read(done)
         return found
 
@@ -153,7 +154,7 @@ class QueueCommands(Commands):
     def _words(self, name: str, done: Done) -> str:
         if done.code is None:
             return f"{name} did not end within {self._command_s:g} s"
-        lines = [re.sub(rf"^{re.escape(name)}: ?(?:error: )?", "", line).strip().rstrip(".") for line in done.err.splitlines()]
+        lines = [re.sub(rf"^{re.escape(name)}(?:[ -]\w+)?: ?(?:error: )?", "", line, flags=re.IGNORECASE).strip().rstrip(".") for line in done.err.splitlines()]
         return "; ".join(dict.fromkeys(filter(None, lines))) or f"{name} ended with exit code {done.code}"
 
     def _missing(self, exc: CommandMissing) -> SubmitError:
@@ -222,6 +223,7 @@ class QueueExecutor(SlurmExecutor):
             *self._own(spec.code if spec.kind == "script" else ""),
             "",
             f"cd {shlex.quote(spec.cwd)} || exit 1",
+            *([f"export {self._dialect.workdir}=$PWD"] if self._dialect.workdir else []),  # the manager submits from elsewhere
             f"folder={shlex.quote(spec.folder)}",
         ]
         return "\n".join([*head, *slurm_text.body(ScriptParts(batch.name, spec, environment, ticket.resources)), ""])

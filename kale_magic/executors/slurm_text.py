@@ -30,6 +30,7 @@ _LOST = {
     "BOOT_FAIL": "its node could not be started",
     "PREEMPTED": "it was preempted by a job of higher priority",
     "REVOKED": "it was revoked by another cluster",
+    "RERUN": "it was put back into the queue, by a preemption, a failed node or an administrator",  # no word of Slurm's
 }
 _UNSURE = (  # the job may or may not have been taken; ask for its name before trying again
     "unable to contact", "timed out", "connection refused", "not responding", "temporarily unable", "temporarily unavailable",

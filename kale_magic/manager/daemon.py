@@ -19,7 +19,7 @@ import time
 from typing import TYPE_CHECKING
 
 from kale_magic import config, protocol
-from kale_magic._batchjob import BatchJob, is_over
+from kale_magic._batchjob import LOOKS_EACH_S, BatchJob, is_over
 from kale_magic.errors import KaleError, ManagerUnavailable
 from kale_magic.executors import registry
 from kale_magic.manager.batch_queue import BatchQueue
@@ -128,10 +128,11 @@ class Daemon:
     async def _until_over(self, service: Service, server: Server, pools: Pools) -> None:
         """Wait for a request or signal to end, or for so long without a live run, an open pool and a client."""
         idle_s = self._settings.idle_stop_s
+        each_s = max(0.05, min(idle_s / 4, LOOKS_EACH_S if self._job is not None else 30.0))
         self._used_at = time.monotonic()
         while not self._over.is_set():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._over.wait(), max(0.05, min(idle_s / 4, 30.0)))
+                await asyncio.wait_for(self._over.wait(), each_s)
             if self._job is not None and await asyncio.to_thread(is_over, self._job):  # not every site ends what a job leaves
                 _log.info("%s, in which it was started, is over", self._job)
                 return

@@ -37,6 +37,11 @@ _NAMES = frozenset({
 # what a batch system gives to the job that submits: its devices, its own temporary folder
 _DEVICES = frozenset({"CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "ZE_AFFINITY_MASK"})
 _FOLDERS = frozenset({"TMPDIR", "TMP", "TEMP", "TEMPDIR", "XDG_RUNTIME_DIR"})
+# where the programs of a batch system find it: not for steps, whose jobs have their own, but the manager can't do without
+OF_BATCH_SYSTEMS = frozenset({
+    "SLURM_CONF", "PBS_CONF_FILE", "PBS_EXEC", "PBS_DEFAULT", "PBS_SERVER", "LSF_ENVDIR", "LSF_SERVERDIR", "LSF_LIBDIR", "LSF_BINDIR",
+    "FLUX_URI", "FLUX_HANDLE_RETRY",
+})  # fmt: skip
 _JOBS = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID")
 _TOKEN = re.compile(r"JUPYTER.*(?:TOKEN|PASSWORD|SECRET|COOKIE)")
 

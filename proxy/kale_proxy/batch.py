@@ -152,13 +152,14 @@ def _misfit(job: Path, reason: str) -> int:
 
 
 def obey_signals(supervisor: Supervisor) -> None:
-    """Let a batch system speak by signals: TERM ends the jobs, URG (or a person's Ctrl-C) interrupts their code, WINCH ends the look after that, USR1 says that time is nearly over.
+    """Let a batch system speak by signals: TERM and HUP (unless nohup is before us) end the jobs, URG (or a person's Ctrl-C) interrupts their code, WINCH ends the look after that, USR1 says that time is nearly over.
 
     URG and WINCH do nothing to a program that has not asked for them: Slurm sends what it is told to send to the ranks of a
     job to every process in it, and only we are meant. TERM reaches the step too, which may end first. TSTP stops all their processes, as it is sent before a batch system suspends a job, and CONT lets them go on. USR1 goes to us alone.
     """
     deeds = {
         signal.SIGTERM: lambda job: _end(supervisor, job),
+        signal.SIGHUP: lambda job: _end(supervisor, job),  # how an instance of Flux ends what runs in it
         signal.SIGURG: lambda job: job.interrupt(stop_mark(job.spec)),
         signal.SIGINT: lambda job: job.interrupt(stop_mark(job.spec)),
         signal.SIGUSR1: lambda job: supervisor.warn(job, "the batch system says that its time is nearly over"),
@@ -166,6 +167,8 @@ def obey_signals(supervisor: Supervisor) -> None:
         signal.SIGTSTP: supervisor.freeze,
         signal.SIGCONT: supervisor.thaw,
     }
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        del deeds[signal.SIGHUP]
     for signum, deed in deeds.items():
         signal.signal(signum, lambda *_, deed=deed: [deed(job) for job in list(supervisor.jobs.values())])
     supervisor.obeyed = tuple(deeds)

@@ -28,7 +28,7 @@ FIELDS = {
 }  # fmt: skip  # of kale_proxy.spec.JobSpec
 KINDS = ("shell", "script")
 SIGNALS = tuple(
-    getattr(_signal, name) for name in ("SIGCHLD", "SIGTERM", "SIGURG", "SIGINT", "SIGUSR1", "SIGWINCH", "SIGTSTP", "SIGCONT")
+    getattr(_signal, name) for name in ("SIGCHLD", "SIGTERM", "SIGHUP", "SIGURG", "SIGINT", "SIGUSR1", "SIGWINCH", "SIGTSTP", "SIGCONT")
 )  # those of batch.obey_signals, and the child's end
 
 
@@ -100,7 +100,8 @@ def _folders() -> tuple[str, str]:
         if found.st_uid != os.getuid() or found.st_mode & 0o170077 != 0o040000:
             raise PermissionError(folder)
     live = f"{folder}/p/0"
-    os.makedirs(live, 0o700, exist_ok=True)
+    os.mkdir(f"{folder}/p", 0o700)  # there is one already if a job of this very number was killed here: the worker goes round it
+    os.mkdir(live, 0o700)
     return folder, live
 
 

@@ -195,7 +195,7 @@ class Hosts:
     def _hold(self, name: str) -> int:
         """Start the process that holds a host's namespaces."""
         script = 'hostname "$0"; echo ready; exec sleep infinity'
-        process = self._start(["unshare", "--net", "--uts", "sh", "-c", script, name], stdout=subprocess.PIPE)
+        process = self.start(["unshare", "--net", "--uts", "sh", "-c", script, name], stdout=subprocess.PIPE)
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         process.stdout.close()
@@ -215,7 +215,7 @@ class Hosts:
         By a program that holds the bytes back: not every kernel has netem.
         """
         script = Path(__file__).with_name("delay.py")
-        self._start(host.argv(sys.executable, str(script), str(port), "22", str(milliseconds / 2)), log=f"delay-{host.name}")
+        self.start(host.argv(sys.executable, str(script), str(port), "22", str(milliseconds / 2)), log=f"delay-{host.name}")
         _poll(lambda: self._listens(host, port), f"the slow port of {host.name}")
 
     # -- sshd
@@ -267,7 +267,7 @@ class Hosts:
         ]
         config = self.folder / f"sshd_{host.name}"
         config.write_text("\n".join(lines) + "\n")
-        process = self._start(host.argv(program, "-D", "-e", "-f", str(config)), log=f"sshd-{host.name}")
+        process = self.start(host.argv(program, "-D", "-e", "-f", str(config)), log=f"sshd-{host.name}")
         self._servers.append(process)
         port = next((int(option.split()[1]) for option in options if option.startswith("Port ")), 22)
         _poll(lambda: self._listens(host, port), f"sshd on {host.name}")
@@ -307,7 +307,7 @@ class Hosts:
         (munge / "key").chmod(0o400)
         (self.folder / "state" / "jwt").write_bytes(os.urandom(32))
         (self.folder / "state" / "jwt").chmod(0o400)
-        self._start(
+        self.start(
             ["munged", "--foreground", "--force", f"--socket={munge}/sock", f"--key-file={munge}/key", f"--pid-file={munge}/pid",
              f"--seed-file={munge}/seed", f"--log-file={self.folder}/log/munged"],
             log="munged",
@@ -319,7 +319,7 @@ class Hosts:
         self.start_controller()
         for node in self.nodes:
             (self.folder / "spool" / node.name).mkdir()
-            self._start(node.argv("slurmd", "-D", "-N", node.name), log=f"slurmd-{node.name}", SLURM_CONF=str(self.slurm_conf))
+            self.start(node.argv("slurmd", "-D", "-N", node.name), log=f"slurmd-{node.name}", SLURM_CONF=str(self.slurm_conf))
         _poll(self._is_idle, "the nodes")
 
     def _start_accounting(self) -> None:
@@ -328,7 +328,7 @@ class Hosts:
         made = ["mariadb-install-db", "--no-defaults", f"--datadir={database}", "--user=root", "--auth-root-authentication-method=normal", "--skip-test-db"]
         subprocess.run(made, check=True, capture_output=True, env=self.environ())
         options = ["--no-defaults", f"--datadir={database}", "--user=root", f"--socket={database}/s", f"--pid-file={database}/pid", "--bind-address=127.0.0.1"]
-        self._start(self.login.argv("mariadbd", *options), log="mariadbd")
+        self.start(self.login.argv("mariadbd", *options), log="mariadbd")
         _poll(lambda: self._listens(self.login, 3306), "the database")
         lines = [
             "AuthType=auth/munge", f"AuthInfo=socket={self.folder}/munge/sock", f"DbdHost=login\nDbdAddr={self.login.address}", "SlurmUser=root",
@@ -338,14 +338,14 @@ class Hosts:
         config = self.folder / "slurmdbd.conf"
         config.write_text("\n".join(lines) + "\n")
         config.chmod(0o600)
-        self._start(self.login.argv("slurmdbd", "-D"), log="slurmdbd", SLURM_CONF=str(self.slurm_conf))
+        self.start(self.login.argv("slurmdbd", "-D"), log="slurmdbd", SLURM_CONF=str(self.slurm_conf))
         _poll(lambda: self._listens(self.login, 6819), "slurmdbd")
         subprocess.run(self.login.argv("sacctmgr", "--immediate", "add", "cluster", "lab"), check=True, capture_output=True, env=self.environ())
 
     def start_rest(self, port: int = 6820) -> str:
         """Start slurmrestd on the login host, which takes tokens alone; return its address. It refuses to run as root."""
         words = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "slurmrestd", "-a", "rest_auth/jwt", "-s", "openapi/v0.0.38", f"{self.login.address}:{port}"]
-        self._start(self.login.argv(*words), log="slurmrestd", SLURM_CONF=str(self.slurm_conf), SLURM_JWT="daemon")
+        self.start(self.login.argv(*words), log="slurmrestd", SLURM_CONF=str(self.slurm_conf), SLURM_JWT="daemon")
         _poll(lambda: self._listens(self.login, port), "slurmrestd")
         return f"http://{self.login.address}:{port}"
 
@@ -357,7 +357,7 @@ class Hosts:
 
     def start_controller(self) -> None:
         """Start slurmctld, from the state that the one before it left."""
-        self.controller = self._start(self.login.argv("slurmctld", "-D"), log="slurmctld", SLURM_CONF=str(self.slurm_conf))
+        self.controller = self.start(self.login.argv("slurmctld", "-D"), log="slurmctld", SLURM_CONF=str(self.slurm_conf))
 
     def kill_controller(self) -> None:
         """End slurmctld by kill -9; jobs go on."""
@@ -404,7 +404,8 @@ class Hosts:
 
     # -- processes
 
-    def _start(self, argv: Sequence[str], *, log: str = "", stdout: Any = None, **environ: str) -> subprocess.Popen[bytes]:
+    def start(self, argv: Sequence[str], *, log: str = "", stdout: Any = None, **environ: str) -> subprocess.Popen[bytes]:
+        """Start a process that ends with this one; what it prints goes to the file `log`."""
         with (self.folder / "log" / log).open("ab") if log else open(os.devnull, "wb") as said:
             process = subprocess.Popen(
                 ["setpriv", "--pdeathsig", "KILL", *argv],

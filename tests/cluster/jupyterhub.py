@@ -53,6 +53,27 @@ def missing() -> str:
     return "" if made.returncode == 0 else "this machine lets no mount namespaces be made: run where root may"
 
 
+def opened(folder: Path) -> Iterator[str]:
+    """Lines that let everyone come to this Python and this code, where a folder above them (root's home) is closed; for a mount namespace.
+
+    ``folder`` is where they may make folders for it.
+    """
+    needed = {os.path.realpath(path) for path in (sys.prefix, sys.base_prefix, Path(__file__).parents[2])}
+    closed: dict[Path, list[str]] = {}
+    for path in sorted(needed):
+        for parent in reversed(Path(path).parents):
+            if not parent.stat().st_mode & 0o001:
+                closed.setdefault(parent, []).append(path)
+                break
+    for number, (parent, paths) in enumerate(closed.items()):
+        held = [f"{folder}/held-{number}-{index}" for index in range(len(paths))]
+        for path, place in zip(paths, held, strict=True):
+            yield f"mkdir -p {place} && mount --bind {shlex.quote(path)} {place}"
+        yield f"mount -t tmpfs -o mode=755 tmpfs {shlex.quote(str(parent))}"
+        for path, place in zip(paths, held, strict=True):
+            yield f"mkdir -p {shlex.quote(path)} && mount --bind {place} {shlex.quote(path)}"
+
+
 class Account(NamedTuple):
     """A user of the machine and of the hub."""
 
@@ -119,7 +140,7 @@ class Hub:
         config = self.folder / "hub" / "config.py"
         config.write_text(_CONFIG.format(ports=self._ports, bin=os.path.join(sys.prefix, "bin"), names=names, token=self._token))
         command = shlex.join([sys.executable, "-m", "jupyterhub", "--config", str(config)])
-        script = "\n".join(["set -e", *(f"mount --bind {self.folder}/{name} /etc/{name}" for name in ("passwd", "group")), *self._opened(), f"cd {self.folder}/hub", f"exec {command}"])
+        script = "\n".join(["set -e", *(f"mount --bind {self.folder}/{name} /etc/{name}" for name in ("passwd", "group")), *opened(self.folder), f"cd {self.folder}/hub", f"exec {command}"])
         environ = {name: value for name, value in os.environ.items() if not name.startswith(("JUPYTER", "JPY_", "KALE_", "IPYTHON", "MPLCONFIG"))}
         with (self.folder / "hub" / "log").open("wb") as log:
             self._process = subprocess.Popen(
@@ -130,23 +151,6 @@ class Hub:
             assert time.monotonic() < deadline, self.log()
             assert self._process.poll() is None, self.log()
             time.sleep(0.1)
-
-    def _opened(self) -> Iterator[str]:
-        """Lines that let everyone come to this Python and this code, where a folder above them (root's home) is closed."""
-        needed = {os.path.realpath(path) for path in (sys.prefix, sys.base_prefix, Path(__file__).parents[2])}
-        closed: dict[Path, list[str]] = {}
-        for path in sorted(needed):
-            for parent in reversed(Path(path).parents):
-                if not parent.stat().st_mode & 0o001:
-                    closed.setdefault(parent, []).append(path)
-                    break
-        for number, (parent, paths) in enumerate(closed.items()):
-            held = [f"{self.folder}/held-{number}-{index}" for index in range(len(paths))]
-            for path, place in zip(paths, held, strict=True):
-                yield f"mkdir {place} && mount --bind {shlex.quote(path)} {place}"
-            yield f"mount -t tmpfs -o mode=755 tmpfs {shlex.quote(str(parent))}"
-            for path, place in zip(paths, held, strict=True):
-                yield f"mkdir -p {shlex.quote(path)} && mount --bind {place} {shlex.quote(path)}"
 
     def _answers(self) -> bool:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
 import hashlib
 import json
 import os
@@ -236,6 +237,11 @@ def test_a_far_run_is_run_again_compared_tabled_and_reported_from_the_laptop(clu
         done = run["square[1]"].push(value=100)
         assert (done.names, done.is_edit, done.stale) == (("value",), True, ("total",))
         assert [row["value"] for row in run["square"].rows()] == [4, 100]
+        there = Path(run.status()["folder"]) / "steps" / "square" / "1"
+        me = f"{getpass.getuser()}@laptop via {getpass.getuser()}@login"
+        assert json.loads((there / "outputs" / "index.json").read_text())["value"]["edited"]["by"] == me
+        [event] = [found for line in (there / "events.jsonl").read_text().splitlines() if (found := json.loads(line)).get("event") == "edited"]
+        assert event["by"] == me
         with pytest.raises(UsageError, match="has left no value `other`"):
             run["total"].push(other=5)
         again = run["square"].rerun({"k": 2}, downstream=True)

@@ -1,4 +1,5 @@
-"""Programs of PBS Professional, LSF and Flux for tests: they run scripts here, and print what the systems' manuals show.
+"""Programs of PBS Professional, LSF and Flux for tests: they run scripts here, and print what OpenPBS 23.06.06 and flux-core 0.88.0
+print (``tests/data/queues``), and what LSF's manual shows.
 
 ``install`` puts them on a path; each is this file under another name. State is in the folder FAKE_QUEUE: one folder per job.
 A file ``down`` there makes every program fail as if its server were away; ``full`` refuses new jobs; ``slots`` is how many run at once.
@@ -17,14 +18,14 @@ from pathlib import Path
 
 PROGRAMS = ("qsub", "qselect", "qstat", "qdel", "qhold", "qrls", "qsig", "bsub", "bjobs", "bkill", "bstop", "bresume", "flux")
 _DOWN = {
-    "q": "Connection refused\n{0}: cannot connect to server pbs01 (errno=111)",
+    "q": "Connection refused\n{0}: cannot connect to server pbs01 (errno=15010)",
     "b": "LSF is down. Please wait ...",
-    "f": "flux-job: ERROR: Unable to connect to Flux: No such file or directory",
+    "f": "flux-jobs: ERROR: Unable to connect to Flux: broker socket /run/flux/local was not found",
 }
 _FULL = {
-    "q": "qsub: would exceed queue generic's per-user limit on jobs in 'Q' state",
+    "q": "qsub: would exceed queue generic's per-user limit",
     "b": "User <root>: Pending job threshold reached. Retrying in 60 seconds...",
-    "f": "flux-batch: ERROR: [Errno 1] queue is disabled for submission",
+    "f": "flux-batch: ERROR: job submission is disabled: disabled by administrator",
 }
 
 
@@ -64,7 +65,7 @@ class Queue:
         for job in self.jobs:
             if native_id in {str(job.number), job.native_id}:
                 return job
-        _fail({"q": f"{sys.argv[0]}: Unknown Job Id {native_id}", "b": f"Job <{native_id}>: No matching job found", "f": f"flux-job: ERROR: {native_id}: unknown job id"}[sys.argv[0][0]])
+        _fail({"q": f"{sys.argv[0]}: Unknown Job Id {native_id}", "b": f"Job <{native_id}>: No matching job found", "f": f"flux-cancel: ERROR: {native_id}: unknown job id"}[sys.argv[0][0]])
         raise AssertionError
 
 
@@ -132,9 +133,9 @@ def _qstat(job: Job) -> str:
     if job.state == "R":
         lines += ["    exec_host = node07/0*2", "    comment = Job run at Sat Nov 28 at 10:12 on (node07:ncpus=2)"]
     elif job.state == "Q":
-        lines += ["    comment = Not Running: Insufficient amount of resource: ncpus (R: 2 A: ", "\t0 T: 8)"]
+        lines += ["    comment = Not Running: Not enough free nodes available"]
     elif job.state == "H":
-        lines += ["    Hold_Types = u", "    comment = Job held by root on Sat Nov 28 10:12:00 2026"]
+        lines += ["    Hold_Types = u"]
     else:
         lines += [f"    Exit_status = {job.code}", "    comment = Job run at Sat Nov 28 at 10:12 on (node07:ncpus=2) and finished"]
     return "\n".join([*lines, "    Resource_List.nodect = 1", "    Resource_List.select = 1:ncpus=2", ""]).replace("\n\t", "\n\t")
@@ -153,7 +154,7 @@ def _bjobs(job: Job) -> dict[str, str]:
 def _flux_line(job: Job) -> str:
     state = {"Q": "SCHED", "H": "SCHED", "R": "RUN", "F": "INACTIVE"}[job.state]
     result = "" if state != "INACTIVE" else "COMPLETED" if not job.code else "CANCELED" if job.code == 271 else "FAILED"
-    return f"{job.native_id}|{job.name}|{state}|{result}|{0 if job.state == 'H' else 16}|{'node[07-08]' if state == 'RUN' else ''}|root|batch|1"
+    return f"{job.native_id}|{job.name}|{state}|{result}|{0 if job.state == 'H' else 16}|{'node[07-08]' if state == 'RUN' else ''}|root|batch|1|"
 
 
 def main() -> None:
@@ -173,7 +174,7 @@ def main() -> None:
             _fail(_FULL[name[0]])
         text = sys.stdin.read() if name == "bsub" else Path(words[-1]).read_text()
         if "nonesuch" in text:
-            _fail({"q": "qsub: Unknown queue", "b": "nonesuch: No such queue. Job not submitted.", "f": "flux-batch: ERROR: Invalid queue 'nonesuch' specified"}[name[0]])
+            _fail({"q": "qsub: Unknown queue", "b": "nonesuch: No such queue. Job not submitted.", "f": "flux-batch: ERROR: 'nonesuch' is not a valid queue"}[name[0]])
         job = queue.add(name[0], text, words[-1] if words else "")
         print({"q": job.native_id, "b": f"Job <{job.number}> is submitted to default queue <normal>.", "f": job.native_id}[name[0]])
         if (folder / "silent").exists():  # the submission is taken, and its answer is lost
@@ -181,7 +182,7 @@ def main() -> None:
         Queue()
     elif name == "qselect":
         if (folder / "no-history").exists() and "-x" in words:
-            _fail("qselect: PBS is not configured to maintain job history")
+            _fail("qselect: PBS is not configured to maintain job history", 0)  # with exit code 0
         print("\n".join(job.native_id for job in queue.jobs if "-x" in words or job.state != "F"))
     elif name == "qstat":
         print("\n".join(_qstat(queue.find(word)) for word in words if not word.startswith("-")))

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -257,6 +258,16 @@ def test_a_fault_before_the_script_has_begun_is_recorded(place: Path) -> None:
     assert "failed" in out
 
 
+def test_what_a_killed_job_of_the_same_number_left_is_not_taken_for_ours() -> None:
+    folder, live = brief._folders()
+    try:
+        assert stat.S_IMODE(Path(live).stat().st_mode) == 0o700
+        with pytest.raises(FileExistsError):
+            brief._folders()
+    finally:
+        shutil.rmtree(folder)
+
+
 def test_it_knows_the_workers_words() -> None:
     assert {field.name for field in fields(JobSpec)} == brief.FIELDS
     assert brief.VERSION == SPEC_VERSION
@@ -270,7 +281,7 @@ def test_it_knows_the_workers_words() -> None:
     obey_signals(seen)
     for number, handler in before.items():
         signal.signal(number, handler)
-    assert {*seen.obeyed, signal.SIGCHLD} == set(brief.SIGNALS)
+    assert {*seen.obeyed, signal.SIGCHLD, signal.SIGHUP} == set(brief.SIGNALS)
     assert {field.name for field in fields(JobResult)} == briefstep.RESULT_FIELDS
 
 

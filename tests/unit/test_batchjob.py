@@ -15,6 +15,7 @@ def test_job_is_known_by_its_variables_or_by_its_cgroup(tmp_path):
     assert current({}, none) is None
     assert current({"SLURM_JOB_ID": "42", "SLURM_JOB_NAME": "nb"}, none) == JOB
     assert str(current({"PBS_JOBID": "7.head"}, none)) == "PBS job 7.head"
+    assert str(current({"FLUX_ENCLOSING_ID": "ƒ2Wn"}, none)) == "Flux job ƒ2Wn"
     cgroup = tmp_path / "cgroup"
     cgroup.write_text("0::/system.slice/slurmstepd.scope/job_42/step_batch/user/task_0\n")
     assert current({}, cgroup) == BatchJob("slurm", "42")
@@ -54,9 +55,23 @@ def test_job_is_over_only_when_slurm_says_so(monkeypatch, code, out, err, over):
     assert env == {"SLURM_CONF": "/c", "PATH": "/bin", "LC_ALL": "C"}
 
 
+@pytest.mark.parametrize(
+    ("code", "err", "over"),
+    [
+        (0, "", False),
+        (153, "qstat: Unknown Job Id 7.head\n", True),
+        (35, "qstat: 7.head Job has finished, use -x or -H to obtain historical job information\n", True),
+        (255, "Connection refused\nqstat: cannot connect to server head (errno=15010)\n", False),
+    ],
+)
+def test_a_job_of_pbs_is_over_only_when_openpbs_says_so(monkeypatch, code, err, over):
+    monkeypatch.setattr(_batchjob.subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, code, "", err))
+    assert is_over(BatchJob("pbs", "7.head"), {"PATH": "/bin"}) is over
+
+
 def test_what_can_not_be_asked_is_not_over(monkeypatch):
     assert not is_over(None)
-    assert not is_over(BatchJob("pbs", "7.head"))
+    assert not is_over(BatchJob("lsf", "7"))
     assert not is_over(BatchJob("slurm", "--all"))
 
     def missing(*_, **__):

@@ -1,9 +1,11 @@
-"""What PBS, LSF and Flux are told, and what is made of what they print: output as their manuals show it."""
+"""What PBS, LSF and Flux are told, and what is made of what they print: output as LSF's manual shows it, of OpenPBS and Flux as they printed it themselves."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +15,9 @@ from kale_magic.executors import registry
 from kale_magic.executors._flux import Flux
 from kale_magic.executors._lsf import Lsf
 from kale_magic.executors._pbs import Pbs
-from kale_magic.executors.queues import create_flux, create_lsf, create_pbs
+from kale_magic.executors._slurm_commands import NoAnswer
+from kale_magic.executors.queues import QueueCommands, create_flux, create_lsf, create_pbs
+from kale_magic.model.environment import OF_BATCH_SYSTEMS, clean_environment
 from kale_magic.model.resources import Resources
 from kale_magic.model.run import Demand
 from kale_proxy.spec import JobSpec
@@ -75,12 +79,14 @@ BJOBS = {
     ],
 }  # fmt: skip
 FLUX = """\
-ƒ2WnV3|kale-ab|SCHED||16||ana|batch|1
-ƒ2WnV4|kale|cd|SCHED||0||ana|batch|1
-ƒ2WnV5|kale-ef|RUN||16|tioga[12-13,20]|ana||3
-ƒ2WnV6|kale-01|INACTIVE|TIMEOUT|16|tioga12|ana|batch|1
-ƒ2WnV7|kale-02|INACTIVE|CANCELED|16||ana|batch|1
+ƒ2WnV3|kale-ab|SCHED||16||ana|batch|1|
+ƒ2WnV4|kale|cd|SCHED||0||ana|batch|1|
+ƒ2WnV5|kale-ef|RUN||16|tioga[12-13,20]|ana||3|
+ƒ2WnV6|kale-01|INACTIVE|TIMEOUT|16|tioga12|ana|batch|1|resource allocation expired
+ƒ2WnV7|kale-02|INACTIVE|CANCELED|16||ana|batch|1|
+ƒ2WnV8|kale-03|INACTIVE|FAILED|16||ana|batch||unsatisfiable request: a|b
 """
+RECORDED = Path(__file__).parents[1] / "data" / "queues"  # by OpenPBS and Flux themselves
 
 
 class Clock:
@@ -113,7 +119,7 @@ def test_pbs_is_told_everything_that_a_step_asks_for(tmp_path):
         "#PBS -l select=2:ncpus=6:mpiprocs=2:ngpus=2:mem=4096mb:cpu_type=milan", "#PBS -l place=scatter", "#PBS -l walltime=1:30:00", "#PBS -q gpu", "#PBS -A a1",
         "#PBS -N kale-ab", "#PBS -j oe", '#PBS -o "/w/a b/fit/job.log"', "#PBS -r n", "#PBS -V", "#PBS -S /bin/bash", "#PBS -m n",
     ]  # fmt: skip
-    assert "cd '/w/a b' || exit 1\nfolder='/w/a b/fit'\n" in text
+    assert "cd '/w/a b' || exit 1\nexport PBS_O_WORKDIR=$PWD\nfolder='/w/a b/fit'\n" in text
     assert text.endswith("""exec /opt/py -c 'from kale_proxy.brief import main; main()' "$folder/job.json"\n""")
     assert "to be submitted by: qsub job.sh" in text
 
@@ -203,9 +209,100 @@ def test_flux_jobs_are_read():
         ("ƒ2WnV5", "kale-ef", "RUNNING", "", "tioga12"),
         ("ƒ2WnV6", "kale-01", "TIMEOUT", "", "tioga12"),
         ("ƒ2WnV7", "kale-02", "CANCELLED", "", ""),
+        ("ƒ2WnV8", "kale-03", "FAILED", "unsatisfiable request: a|b", ""),
     ]
     with pytest.raises(ValueError, match="odd"):
         Flux().read_jobs("odd\n")
+
+
+def test_what_openpbs_prints_of_jobs_that_wait_is_read():
+    jobs = Pbs().read_jobs((RECORDED / "openpbs-waiting.txt").read_text())
+    assert found(jobs) == [
+        ("16.login", "full", "RUNNING", "", "node1"),
+        ("17.login", "kale-0123456789abcdef0123456789abcdef", "PENDING", "Not enough free nodes available", ""),
+        ("18.login", "never", "PENDING", "Can Never Run: Insufficient amount of resource: ncpus (R: 512 A: 16 T: 16)", ""),
+        ("19.login", "held", "PENDING", "JobHeldUser", ""),
+        ("20.login", "gone", "CANCELLED", "", ""),
+    ]
+    assert {job.user for job in jobs} == {"ada"}
+
+
+def test_what_openpbs_prints_of_jobs_that_have_ended_is_read():
+    jobs = Pbs().read_jobs((RECORDED / "openpbs-ended.txt").read_text())
+    states = {job.name: job.state for job in jobs}
+    assert states == {
+        "full": "CANCELLED", "kale-0123456789abcdef0123456789abcdef": "COMPLETED", "never": "CANCELLED", "held": "CANCELLED", "gone": "CANCELLED",
+        "failed": "FAILED", "killed": "CANCELLED", "timeout": "TIMEOUT",
+    }  # fmt: skip
+
+
+def test_a_job_that_pbs_started_again_is_to_be_run_again():
+    block = "Job Id: 29.login\n    Job_Name = a\n    job_state = F\n    run_count = {}\n    Exit_status = {}\n    comment = Job run at Sat Nov 28 at 18:14 on (node1:ncpus=1) and failed\n"
+    for count, code, state in (("1", "1", "FAILED"), ("2", "1", "RERUN"), ("2", "0", "COMPLETED"), ("1", "-4", "NODE_FAIL"), ("2", "-29", "TIMEOUT")):
+        assert Pbs().read_jobs(block.format(count, code))[0].state == state
+
+
+def said(name: str) -> dict[str, list[tuple[str, int]]]:
+    """What a system's programs were recorded to say: command -> outputs and exit codes."""
+    told: dict[str, list[tuple[str, int]]] = {}
+    for block in (RECORDED / name).read_text().split("\n$ ")[1:]:
+        command, _, rest = block.partition("\n")
+        out, _, code = ("\n" + rest).rpartition("\nexit ")
+        told.setdefault(command, []).append((out.strip(), int(code.split()[0])))
+    return told
+
+
+@pytest.mark.parametrize(
+    ("dialect", "kind", "command"),
+    [
+        (Pbs(), "over", "qdel 999999"), (Pbs(), "over", "qdel 20.login"), (Pbs(), "over", "qhold 20.login"), (Pbs(), "over", "qsig -s SIGURG 20.login"),
+        (Pbs(), "none", "qstat -f 999999"), (Pbs(), "none", "qstat -f 20.login"), (Pbs(), "full", "qsub -N b -- /bin/sleep 20"), (Pbs(), "unsure", "qsub -- /bin/true"),
+        (Pbs(), "unsure", "qselect -u ada"),
+        (Flux(), "over", "flux cancel fzzzz"), (Flux(), "over", "flux cancel ƒ3izcTrP"), (Flux(), "over", "flux job kill --signal=SIGURG ƒ39EApas"),
+        (Flux(), "over", "flux job urgency ƒ2wuQJk7 hold"), (Flux(), "full", "flux batch -n1 s.sh"), (Flux(), "unsure", "flux jobs -a"),
+    ],
+)  # fmt: skip
+def test_what_is_made_of_their_complaints(dialect, kind, command):
+    complaints = [(out, code) for out, code in said("openpbs-words.txt" if dialect.system == "PBS" else "flux-words.txt")[command] if code]
+    assert complaints
+    words = getattr(dialect, kind) if command != "flux batch -n1 s.sh" else (*dialect.full, *dialect.unsure)
+    assert all(any(word in out.lower() for word in words) for out, _ in complaints)
+
+
+def test_a_refusal_of_openpbs_is_no_doubt_and_no_limit():
+    for command in ("qsub -q nonesuch", "qsub -l walltime=x", "qsub -l nosuch=1", "qsub -N b -l walltime=3600 -- /bin/sleep 20"):
+        [(out, code)] = said("openpbs-words.txt")[command]
+        assert code
+        assert not any(word in out.lower() for word in (*Pbs.unsure, *Pbs.full))
+
+
+def test_what_flux_prints_is_read():
+    ended = said("flux-words.txt")["flux jobs -a --count=0 --no-header --format={id.f58}|{name}|{state}|{result}|{urgency}|{nodelist}|{username}|{queue}|{nnodes}|{exception.note} -A"][1][0]
+    jobs = Flux().read_jobs(ended)
+    assert {job.name: job.state for job in jobs if job.name != "s.sh"} == {
+        "killed": "RUNNING", "timeout": "TIMEOUT", "waits": "COMPLETED", "failed": "FAILED", "full": "CANCELLED", "held|bar": "CANCELLED", "gone": "CANCELLED",
+    }  # fmt: skip
+
+
+def test_a_complaint_with_exit_code_0_is_no_empty_queue(tmp_path, monkeypatch):
+    program = tmp_path / "qselect"
+    program.write_text("#!/bin/sh\ncase \"$1\" in -x) echo 'qselect: PBS is not configured to maintain job history' >&2;; *) cat %s;; esac\n" % (tmp_path / "ids"))
+    program.chmod(0o755)
+    stat = tmp_path / "qstat"
+    stat.write_text("#!/bin/sh\ncat %s\n" % (RECORDED / "openpbs-waiting.txt"))
+    stat.chmod(0o755)
+    (tmp_path / "ids").write_text("17.login\n")
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    commands = QueueCommands(Pbs(), {"PATH": f"{tmp_path}:/usr/bin:/bin", "USER": "ada"}, 10.0)
+    assert len(asyncio.run(commands.squeue())) == 5
+    program.write_text("#!/bin/sh\necho 'qselect: something is odd' >&2\n")
+    with pytest.raises(NoAnswer, match="something is odd"):
+        asyncio.run(commands.squeue())
+
+
+def test_what_their_programs_need_reaches_the_manager():
+    assert {name for dialect in (Pbs, Lsf, Flux) for name in dialect.carried} <= OF_BATCH_SYSTEMS
+    assert not clean_environment({"FLUX_URI": "local:///x", "LSF_ENVDIR": "/lsf"})[0]  # nor a step
 
 
 @pytest.mark.parametrize(
