@@ -71,6 +71,8 @@ def _submit(desk: Desk, name: str, steps: Sequence[str], params: Mapping[str, ob
     folder = Path.cwd()
     if workflow is not declared and seen.status:  # that of a run: its folder is known, with its own --dir
         folder, workflow = Path(seen.status["workflow_folder"]), replace(workflow, directory=None)
+        if desk.book.client.host:  # the folder is there, with what the run made: nothing is sent
+            chosen |= {"home": str(folder), "executor": seen.status["executor"]}
     run = submit(workflow, client=desk.book.client, folder=folder, params=dict(params), **chosen)
     desk.book.submitted[run.name] = workflow
     desk.follow_newest()
