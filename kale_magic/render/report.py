@@ -36,11 +36,11 @@ _STYLE = (
     ".narrative{margin-top:14px}.narrative h1{font-size:20px}.narrative h2{font-size:17px;border:0;margin:16px 0 4px}"
     "table{border-collapse:collapse;margin:6px 0}td,th{text-align:left;vertical-align:top;padding:3px 16px 3px 0;border-bottom:1px solid #8c959f44}th{font-weight:600}"
     "td{overflow-wrap:anywhere}pre{overflow:auto;max-height:420px;padding:8px 10px;background:#8c959f22;border-radius:4px;font-size:12px;line-height:1.4}"
-    ".wide{overflow:auto}.wide svg{min-width:600px}svg,img{max-width:100%;height:auto}summary{cursor:pointer}"
+    ".wide{overflow:auto}.wide svg[aria-label=timeline]{min-width:600px}svg,img{max-width:100%;height:auto}summary{cursor:pointer}"
     ".kale-state{color:#fff;border-radius:8px;padding:0 8px;font-size:13px;print-color-adjust:exact;-webkit-print-color-adjust:exact}"
     ".figures{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(440px,100%),1fr));gap:12px}figure{margin:0}"
     "@media(prefers-color-scheme:dark){.kale-chart :is(path[stroke-width='1.5'],path[stroke-width='4'],circle),.kale-chart text[style]{filter:brightness(1.7)}}"
-    "@media print{body{max-width:none;margin:0;font-size:11pt}pre{max-height:none;white-space:pre-wrap;overflow-wrap:anywhere}.wide{overflow:visible}.wide svg{min-width:0}"
+    "@media print{body{max-width:none;margin:0;font-size:11pt}pre{max-height:none;white-space:pre-wrap;overflow-wrap:anywhere}.wide{overflow:visible}.wide svg[aria-label=timeline]{min-width:0}"
     ".figures{grid-template-columns:1fr 1fr}summary,h2,h3{break-after:avoid}svg,figure,tr{break-inside:avoid}details::details-content{content-visibility:visible;block-size:auto}}"
     f"{ANSI_STYLE}@media screen and (prefers-color-scheme:dark){{{ANSI_NIGHT}}}</style>"
 )
