@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _FORMAT = "{id.f58}|{name}|{state}|{result}|{urgency}|{nodelist}|{username}|{queue}|{nnodes}|{exception.note}"
 _FIELDS = 10
+_END_S = 3  # before its time is over a job is told to end: what Flux does then (SIGALRM to its broker) reaches no process of the step
 _STATES = {"NEW": "PENDING", "DEPEND": "PENDING", "PRIORITY": "PENDING", "SCHED": "PENDING", "RUN": "RUNNING", "CLEANUP": "COMPLETING"}
 _RESULTS = {"COMPLETED": "COMPLETED", "FAILED": "FAILED", "CANCELED": "CANCELLED", "TIMEOUT": "TIMEOUT"}
 _HELD = "0"  # the urgency of a job that is held
@@ -51,7 +52,7 @@ class Flux(Dialect):
         if asked.gpus:
             words.append(f"--gpus-per-slot={asked.gpus * (nodes or 1) // slots}")
         if asked.walltime_s:
-            words.append(f"--time-limit={asked.walltime_s}s")
+            words += [f"--time-limit={asked.walltime_s}s", f"--signal=SIGTERM@{_END_S}s"]
         pairs = (("--queue", asked.queue), ("--bank", asked.account), ("--requires", asked.constraint))
         words += [f"{option}={value}" for option, value in pairs if value]
         return [f"# flux: {shlex.quote(word)}" for word in words]

@@ -184,11 +184,13 @@ def test_a_job_is_held_and_released_in_the_queue(wf: Workflow, until: Callable[.
     assert more.wait(60) == "completed"
 
 
-def test_a_walltime_ends_a_job_and_is_named(wf: Workflow) -> None:
-    wf.step("md", LOOP, walltime="00:00:10")
+def test_a_walltime_ends_a_job_and_is_named(wf: Workflow, until: Callable[..., Any]) -> None:
+    wf.step("md", "import os\nopen('pid', 'w').write(str(os.getpid()))\n" + LOOP, walltime="00:00:12")
     run = wf.submit(cache=False)
     assert run.wait(150) == "failed"
     assert "walltime" in run["md"].reason
+    pid = int((run.folder.parents[2] / "pid").read_text())
+    until(lambda: is_gone(pid), "its end", 30)
 
 
 def test_a_refusal_is_said_in_the_systems_own_words(wf: Workflow) -> None:

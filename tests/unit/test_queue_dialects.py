@@ -196,7 +196,7 @@ def test_flux_is_told_everything_that_it_gives_out(tmp_path):
     assert subprocess.run(["bash", "-n"], input=text, text=True, capture_output=True, check=False).stderr == ""
     assert [line for line in text.splitlines() if line.startswith("# flux:")] == [
         "# flux: --job-name=kale-ab", "# flux: '--output=/w/a b/fit/job.log'", "# flux: '--error=/w/a b/fit/job.log'", "# flux: --nslots=4", "# flux: --cores-per-slot=3",
-        "# flux: --nodes=2", "# flux: --gpus-per-slot=1", "# flux: --time-limit=5400s", "# flux: --queue=gpu", "# flux: --bank=a1", "# flux: --x=1",
+        "# flux: --nodes=2", "# flux: --gpus-per-slot=1", "# flux: --time-limit=5400s", "# flux: --signal=SIGTERM@3s", "# flux: --queue=gpu", "# flux: --bank=a1", "# flux: --x=1",
     ]  # fmt: skip
     assert Flux().lack(Resources(memory_bytes=1 << 30)).startswith("--memory, which Flux does not give out")
     assert Flux().lack(Resources(gpus=1, ntasks=2)).startswith("--gpus that don't share out")
