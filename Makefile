@@ -14,7 +14,7 @@ BENCH := .venv-bench
 TOIL := .venv-toil
 BIN := $(VENV)/bin
 DEPS := chromium openssh-server openssh-client iproute2 slurmctld slurmd slurm-client slurmdbd mariadb-server slurmrestd munge slurm-wlm-basic-plugins slurm-wlm-jwt-plugin libpam-oath charliecloud squashfs-tools r-base-core r-cran-irkernel
-PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
+PYTEST_ARGS ?= -n 3 --dist loadfile --no-loadscope-reorder
 BENCH_ARGS ?=
 
 help: ## this list

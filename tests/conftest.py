@@ -205,6 +205,20 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Any:
     return report
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Spread the files of each folder over the run: those with a browser compute, others wait, and the quick ones fill the end."""
+    files: dict[str, dict[Path, None]] = {}
+    for item in items:
+        files.setdefault(item.path.parent.name, {})[item.path] = None
+    quick = {"unit", "contract"}
+    place = {
+        path: (folder in quick, (number + 0.5) / len(paths), folder)
+        for folder, paths in files.items()
+        for number, path in enumerate(paths)
+    }
+    items.sort(key=lambda item: place[item.path])
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Say how many tests were skipped, even if it is none; their reasons stand above (``-ra``)."""
     count = len(terminalreporter.stats.get("skipped", []))
