@@ -16,6 +16,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 
 from kale_proxy import brief, briefstep, claim
@@ -34,7 +35,17 @@ WHICH = "import sys; sys.modules['kale_proxy.batch'] = None; " + BRIEF  # nothin
 def place() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="kb-", dir="/tmp"))
     yield folder
+    for process in _started:
+        if process.poll() is None:  # its test has failed
+            for child in psutil.Process(process.pid).children(recursive=True):
+                child.kill()
+            process.kill()
+            process.communicate()
+    _started.clear()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+_started: list[subprocess.Popen[str]] = []
 
 
 def write(folder: Path, code: str, **changes: Any) -> Path:
@@ -51,7 +62,8 @@ def write(folder: Path, code: str, **changes: Any) -> Path:
 
 
 def start(step: Path, program: str, **options: Any) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-c", program, str(step / "job.json")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+    _started.append(subprocess.Popen([sys.executable, "-c", program, str(step / "job.json")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options))
+    return _started[-1]
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
@@ -226,7 +238,7 @@ def test_the_warning_before_the_end_reaches_the_script_and_does_not_end_it(place
 
 
 def test_a_suspended_job_stands_still_and_goes_on(place: Path, until: Callable[..., Any]) -> None:
-    step = write(place, "echo begun; sleep 0.5; echo on\n")
+    step = write(place, "echo begun; sleep 4; echo on\n")
     process = start(step, BRIEF)
     until(lambda: (step / "stdout.log").exists() and (step / "stdout.log").read_text())
     process.send_signal(signal.SIGTSTP)
