@@ -211,7 +211,7 @@ def test_client_that_never_acknowledges_is_dropped(live: Path) -> None:
 
 
 def test_visitor_does_not_wait_for_an_idle_that_is_lost(live: Path) -> None:
-    """The reply has come, and a GAP may have held the rest: waiting on would be for ever."""
+    """The reply has come, and a GAP may have held the rest: what is behind it tells, and is waited for."""
     (live / "kernel.json").write_text('{"key": "k"}')
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(live / "a"))
@@ -226,23 +226,35 @@ def test_visitor_does_not_wait_for_an_idle_that_is_lost(live: Path) -> None:
                 frames.extend(decoder.feed(accepted.recv(1 << 16)))
             return frames.pop(0)[1]
 
+        def next_message() -> wire.Message:
+            while True:
+                while not frames:
+                    frames.extend(decoder.feed(accepted.recv(1 << 16)))
+                kind, payload = frames.pop(0)
+                if kind is Kind.MSG:  # no acknowledgement
+                    return wire.parse_message(payload)
+
         with accepted:
             accepted.sendall(wire.json_frame(Kind.CHALLENGE, {"protocol": wire.PROTOCOL, "nonce": "n"}))
             greeting = next_frame()
             next_frame()
             welcome = {"proof": wire.agent_proof(b"k", "n", greeting), "mode": "visit", "note": "", "resumed": False}
             accepted.sendall(wire.json_frame(Kind.WELCOME, welcome | {"seq": 0, "replies": 0}))
-            request = wire.parse_message(next_frame())
+            request = next_message()
             reply = [b'{"msg_type":"execute_reply"}', request.parts[0], b"{}", b'{"status":"ok"}']
             accepted.sendall(wire.message_frame(Channel.SHELL, 1, reply))
             accepted.sendall(wire.json_frame(Kind.GAP, {"first": 1, "last": 9}))
+            probe = next_message()
+            for seq, kind, of, content in ((10, "stream", request, '{"name": "stdout", "text": "late"}'), (11, "status", probe, '{"execution_state": "idle"}')):
+                accepted.sendall(wire.message_frame(Channel.IOPUB, seq, [f'{{"msg_type": "{kind}"}}'.encode(), of.parts[0], b"{}", content.encode()]))
             accepted.recv(1)
 
     thread = threading.Thread(target=serve)
     thread.start()
     with listener, Visitor.connect(live) as visitor:
-        assert visitor.execute("1", timeout=10) == {"status": "ok"}
-        assert (visitor.lost, visitor.last_seq) == (9, 9)
+        shown: list[Any] = []
+        assert visitor.execute("1", timeout=10, on_message=lambda kind, content, *_: shown.append((kind, content["text"]))) == {"status": "ok"}
+        assert (visitor.lost, visitor.last_seq, shown) == (9, 11, [("stream", "late")])
     thread.join(10)
 
 
