@@ -30,7 +30,6 @@ _SLOWEST_S = 15.0
 _SLOWER = 1.2
 _SHARE = 20  # squeue may run for one part in so many of the time
 _SOON_S = 0.1
-_GLANCES = 5  # at files, between two looks at a queue where little happens
 _CANCEL_AGAIN_S = 30.0
 _FOLLOWED = 500  # running jobs whose events are read at each look
 
@@ -88,12 +87,12 @@ class Watcher:
             self._is_running = False
 
     async def _rest(self, seconds: float) -> None:
-        """Wait so long, or until poked; look at the files alone meanwhile, which say how a job ended whatever Slurm is busy with."""
+        """Wait so long, or until poked; if a slow squeue makes that longer than jobs are looked at, look at their files alone meanwhile."""
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
         while (left := end - loop.time()) > 0:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._poked.wait(), min(left, max(self._poll_s, self._interval / _GLANCES)))
+                await asyncio.wait_for(self._poked.wait(), min(left, max(_SOON_S, self._interval)))
                 return
             if end - loop.time() > _SOON_S:
                 await self._glance()

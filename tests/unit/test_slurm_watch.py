@@ -144,3 +144,30 @@ def test_a_job_that_a_signal_ended_is_judged_when_the_accounting_was_asked(world
     world.slurm.accounting = line
     world.forget()
     assert world.end[2].startswith(end)
+
+
+@pytest.mark.parametrize("state", ["RUNNING", "PENDING"])
+def test_a_result_is_seen_between_two_looks_at_a_queue_that_is_slow_to_answer(world, state):
+    asked = []
+
+    async def squeue():
+        asked.append(1)
+        return read_squeue(RUNNING.replace("RUNNING", state))
+
+    world.slurm.squeue, world.slurm.took_s = squeue, 5.0  # the next look is 100 s away
+    world.watcher._poll_s = 0.2
+
+    async def work():
+        world.watcher.poke()
+        await asyncio.sleep(0.5)
+        write_result(world.spec, new_result(world.spec, "completed", now(), exit_code=0))
+        for _ in range(100):
+            if world.told and world.told[-1].kind.value == "ended":
+                break
+            await asyncio.sleep(0.05)
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+
+    asyncio.run(work())
+    assert world.end == ("ended", "completed", "")
+    assert len(asked) == 1
