@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kale_magic.errors import ConfigError
 from kale_proxy.places import PlaceError, runtime_dir, socket_dir, state_dir
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class HostSettings:
+class HostSettings(NamedTuple):
     """What is to be known of a login host: a Python there, with Kale or to make an environment of, its KALE_HOME, the folders for workflows and environments.
 
     Empty: as a login finds it, ``~/kale`` and ``~/.local/share/kale``.

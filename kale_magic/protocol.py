@@ -9,8 +9,7 @@ over by both sides; an unknown op is an error that names it. Owns names and fram
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from kale_magic.errors import KaleError, ManagerError, ProtocolVersionError
 
@@ -47,8 +46,7 @@ OPS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Hello:
+class Hello(NamedTuple):
     """What a manager says of itself when a client connects."""
 
     protocol: int
@@ -59,7 +57,7 @@ class Hello:
 
     def to_wire(self) -> dict[str, Any]:
         """Return the first line of a connection."""
-        return {"hello": asdict(self)}
+        return {"hello": self._asdict()}
 
 
 def one_version(host: str = "") -> str:
@@ -118,8 +116,7 @@ def request(number: int, op: str, fields: dict[str, Any]) -> dict[str, Any]:
     return {"id": number, "op": op, **fields}
 
 
-@dataclass(frozen=True, slots=True)
-class Encoded:
+class Encoded(NamedTuple):
     """A result that is JSON text already: a status of 1,000 steps is not written anew for every look at it."""
 
     text: str

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from kale_magic.errors import UnknownRunError, UnknownStepError, UsageError
 from kale_magic.model.states import StepState
-from kale_proxy import pack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -100,7 +99,8 @@ class Target:
         """Return its folder with those files in it that match; where they are here anyway, it has them all."""
         if self.client is None:
             return self.folder
-        from kale_magic.api import mirror
+        from kale_magic.api import mirror  # a visit needs no files
+        from kale_proxy import pack
 
         packed = ("points-*.jsonl", "metrics.jsonl", pack.ELSEWHERE, "values/*.bin")[: 4 if patterns else 3]
         if self.point is not None:  # the points of a sweep may keep their files together

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kale_magic.api import handover
 from kale_magic.api.edits import BEFORE, replace_files
 from kale_magic.api.files import require_own
 from kale_magic.api.push_there import push_there
@@ -76,7 +77,7 @@ def push(visits: Visits, target: Target, given: Mapping[str, object], files: Map
         if not given:
             return Pushed(names=tuple(files), is_edit=True, stale=_dependants(visits, target))
     if is_open:
-        visits.push(target, given, by)
+        handover.push(visits, target, given, by)
         return Pushed(names=tuple(given), is_edit=False)
     if target.live is not None or target.state in {"running", "paused"}:
         _change_params(target, given, by)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kale_magic.api import files
+from kale_magic.api import files, handover
 from kale_magic.api.find import Scope, Target, find_step, one_job, where_in
 from kale_magic.api.visits import Visits
 from kale_magic.api.waiting import WaitsForRun, WaitsForStep
@@ -229,12 +229,12 @@ class Step(WaitsForStep):
         """
         if not names:
             raise UsageError(f"{self.name}: no name to pull.", "Give one or more, for instance pull('x').")
-        values = self._visits.pull(self.target(), names)
+        values = handover.pull(self._visits, self.target(), names)
         return values[0] if len(names) == 1 else tuple(values)
 
     def variables(self) -> list[dict[str, Any]]:
         """Return name, type, shape and bytes of each variable of the running step, or of each output it left."""
-        return self._visits.variables(one_job(self._client, self.target()))
+        return handover.variables(self._visits, one_job(self._client, self.target()))
 
     def execute(self, code: str, *, timeout: float = 600.0) -> Execution:
         """Run code in the step's own kernel while the step computes, without disturbing it.

@@ -1,4 +1,4 @@
-"""Visits to steps from this process: wait for the kernel, run code in it, bring values out.
+"""Visits to steps from this process: wait for the kernel, run code in it.
 
 One visitor is kept open per step, so that the next visit takes a few milliseconds and finds the names of
 the one before. Belongs to one thread.
@@ -7,22 +7,17 @@ the one before. Belongs to one thread.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import shutil
 import time
-import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from kale_magic.api import files
-from kale_magic.api.find import NO_KERNEL, OVER, Asks, Target, refuse_without_kernel, where_in
+from kale_magic.api.find import Asks, Target, refuse_without_kernel, where_in
 from kale_magic.errors import JobError, StepFailed, UsageError
-from kale_proxy import pack, values
 from kale_proxy.wire import AgentGone
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from kale_proxy.tunnel.route import Reach
@@ -134,7 +129,7 @@ class Visits:
         deadline = time.monotonic() + timeout
         is_said = False
         while missing:
-            text = self._ask(target, f"print(*[name for name in {missing!r} if name not in globals()])")
+            text = self.ask(target, f"print(*[name for name in {missing!r} if name not in globals()])")
             seen.update(set(missing) - set(text.split()))
             missing = text.split()
             if missing and time.monotonic() > deadline:
@@ -227,24 +222,6 @@ class Visits:
             raise StepFailed(f"In {target}: {_error_of(reply)}")
         return shown
 
-    def pull(self, target: Target, names: Sequence[str]) -> list[Any]:
-        """Return values: of a running step from its kernel, else from what it left; a sweep's as lists.
-
-        Raises
-        ------
-        UsageError
-            There is no such value, or the step has nothing to pull from yet.
-        """
-        bad = [name for name in names if not name.isidentifier()]
-        if bad:
-            raise UsageError(f"{bad[0]!r} is no name of a variable.", "Pull names, and compute here.")
-        if target.live is not None and target.kind not in NO_KERNEL:
-            return self._pull_live(target, names)
-        folders = _output_folders(target, names)
-        with pack.looked_at_once():
-            rows = [[files.load(folder, name, where=str(target)) for folder in folders] for name in names]
-        return rows if _is_sweep(target) else [row[0] for row in rows]
-
     def ask_kernel(self, target: Target, content: Mapping[str, object], *, timeout: float = 10.0) -> dict[str, Any] | None:
         """Ask a step's kernel what :mod:`kale_proxy.visits` lists and return its reply; None if it knows no visits.
 
@@ -278,54 +255,8 @@ class Visits:
             refuse_without_kernel(where_in(self.client, target.run, target.step, target.point))
             raise JobError(f"{target} can't be reached: {exc}") from exc
 
-    def push(self, target: Target, found: Mapping[str, object], by: str) -> None:
-        """Give a running step values, as its variables and, where it has such, as its parameters.
-
-        Raises
-        ------
-        UsageError
-            A value can't be handed over, or the step has no kernel of Python.
-        """
-        live = live_folder(target)
-        here = live if target.reach is None else target.files / "pulled"  # a node's own disk is not ours
-        folder = here / f"push-{uuid.uuid4().hex[:12]}"
-        try:
-            values.save_all(found, folder)
-            arguments = f"getattr(globals(), 'base', globals()), {list(found)!r}, {str(folder)!r}, {by!r}"
-            self._ask(target, f"__import__('kale_proxy.look', fromlist=['_']).take({arguments})")
-        except values.ValueFileError as exc:
-            raise UsageError(f"{target.label}: {exc}.") from exc
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
-    def variables(self, target: Target) -> list[dict[str, Any]]:
-        """Return the variables of a running step, or the outputs of a finished one: name, type, shape, bytes."""
-        if target.live is None:
-            if not target.is_final:
-                raise UsageError(f"{target} {target.doing}: it has no variables yet.")
-            return [{"name": name, **info} for name, info in files.saved(target.files).items()]
-        step = "getattr(globals(), 'base', globals()).copy()"  # without what this visitor has assigned
-        text = self._ask(target, f"print(__import__('kale_proxy.look', fromlist=['_']).describe_json({step}))")
-        found: list[dict[str, Any]] = json.loads(text)
-        return found
-
-    def _pull_live(self, target: Target, names: Sequence[str]) -> list[Any]:
-        name = f"pull-{uuid.uuid4().hex[:12]}"
-        there = live_folder(target) if target.reach is None else target.folder / "pulled"  # a node's own disk is not ours
-        folder = there / name
-        arguments = f"globals(), {list(names)!r}, {str(folder)!r}"
-        try:
-            self._ask(target, f"__import__('kale_proxy.look', fromlist=['_']).save({arguments})")
-            here = folder if target.client is None else target.fetched(f"pulled/{name}/*") / "pulled" / name
-            try:
-                return [files.load(here, wanted, where=str(target)) for wanted in names]
-            finally:
-                shutil.rmtree(here, ignore_errors=True)
-        finally:
-            if target.client is not None:
-                self._ask(target, f"__import__('shutil').rmtree({str(folder)!r}, ignore_errors=True)")
-
-    def _ask(self, target: Target, code: str) -> str:
+    def ask(self, target: Target, code: str) -> str:
+        """Run code of ours in a running step's kernel and return what it printed; raises UsageError if it fails."""
         printed: list[str] = []
 
         def collect(msg_type: str, content: dict[str, Any], _metadata: dict[str, Any], _buffers: list[bytes]) -> None:
@@ -335,7 +266,9 @@ class Visits:
         reply = self.execute(target, code, on_message=collect, timeout=_PULL_S, is_silent=True)
         if reply.get("status") != "ok":
             if reply.get("ename") == "NameError" and "__import__" not in str(reply.get("evalue")):
-                known = ", ".join(item["name"] for item in self.variables(target)[:12])
+                from kale_magic.api.handover import variables  # only for a name that is none
+
+                known = ", ".join(item["name"] for item in variables(self, target)[:12])
                 missing = str(reply.get("evalue")).split("'")[1::2]
                 raise UsageError(
                     f"{target.label} has no variable `{''.join(missing[:1])}` (yet).", f"It has: {known}." if known else ""
@@ -370,25 +303,6 @@ def live_folder(target: Target) -> Path:
     if target.live is None:
         raise UsageError(f"{target} {target.doing}: it has no kernel yet.")
     return target.live
-
-
-def _is_sweep(target: Target) -> bool:
-    if target.point is not None or (target.files / "outputs").exists():
-        return False
-    return pack.of_step(target.files) is not None or bool(pack.numbers(target.files))
-
-
-def _output_folders(target: Target, names: Sequence[str]) -> list[Path]:
-    if not target.is_final:
-        raise UsageError(f"{target} {target.doing}: it has no values yet.", f"Wait for it: %kale_wait {target}")
-    if target.state in OVER:
-        raise UsageError(f"{target} {target.doing}: it has left no values.", f"See what it printed: %kale_logs {target}")
-    is_sweep = _is_sweep(target)
-    wanted = [f"outputs/{name}.*" for name in (*names, "index")]
-    base = target.fetched(*(f"*/{pattern}" for pattern in wanted)) if is_sweep else target.fetched(*wanted)
-    if not is_sweep:
-        return [base / "outputs"]
-    return [base / str(number) / "outputs" for number in pack.numbers(base)]
 
 
 def _error_of(reply: dict[str, Any]) -> str:

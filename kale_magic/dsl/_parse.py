@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 from kale_magic.dsl.options import Kind, Option, Spec
 from kale_magic.errors import StepSyntaxError, UsageError
 from kale_magic.model.literals import literal_or_text, parse_each, to_literal
-from kale_magic.model.resources import parse_memory, parse_walltime
-from kale_magic.model.step import Axis
 from kale_magic.model.words import is_quoted, split_commas, unquote
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from kale_magic.model.step import Axis
 
 _BRACES = re.compile(r"(?<![$\\])\{[A-Za-z_][\w.]*(?:\[[^\]]*\])?(?:![rsa])?(?::[^{}]*)?\}")
 _QUOTED_PARTS = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*\"""")
@@ -140,10 +140,8 @@ class _Line:
                 value = self.count(option, text)
             case Kind.SECONDS:
                 value = self.seconds(option, text)
-            case Kind.MEMORY:
-                value = parse_memory(text)
-            case Kind.WALLTIME:
-                value = parse_walltime(text)
+            case Kind.MEMORY | Kind.WALLTIME:
+                value = self.amount(option, text)
             case Kind.CHOICE:
                 value = self.choice(option, text)
             case Kind.PAIRS:
@@ -175,6 +173,11 @@ class _Line:
         if not (math.isfinite(value) and value >= 0):
             raise self.error(f"{option.flag} {text} is not a number of seconds.", f"Write {option.flag} 60.")
         return value
+
+    def amount(self, option: Option, text: str) -> int:
+        from kale_magic.model.resources import parse_memory, parse_walltime
+
+        return parse_memory(text) if option.kind is Kind.MEMORY else parse_walltime(text)
 
     def choice(self, option: Option, text: str) -> str:
         if text not in option.choices:
@@ -219,6 +222,8 @@ class _Line:
             values = parse_each(text)
         except ValueError as exc:
             raise UsageError(f"{self.magic}: {option.flag} {name}: {exc}") from exc
+        from kale_magic.model.step import Axis  # as above
+
         return Axis(name, values, text if text[0].isalpha() else to_literal(list(values)))
 
     def refuse_keyword(self, option: Option, name: str) -> None:

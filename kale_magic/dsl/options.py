@@ -7,9 +7,8 @@ magic of its name has a table of its own (``submit_cell``, ``attach_line``).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from kale_magic.model.formats import FORMATS
 
@@ -34,8 +33,7 @@ class Kind(StrEnum):
     CHOICE = "choice"
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
+class Option(NamedTuple):
     """One option: ``--name`` (``-o`` if it is short), what stands after it, and a line of help. ``least`` is a count's lowest value."""
 
     name: str
@@ -58,8 +56,7 @@ class Option:
         return f"{name}_" if name in {"from", "as", "for"} else name
 
 
-@dataclass(frozen=True, slots=True)
-class Positional:
+class Positional(NamedTuple):
     """A word without dashes; ``is_rest`` takes all that are left."""
 
     name: str
@@ -69,8 +66,7 @@ class Positional:
     choices: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Spec:
+class Spec(NamedTuple):
     """What one magic takes."""
 
     does: str

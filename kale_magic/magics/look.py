@@ -7,13 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kale_magic.api import files
 from kale_magic.api.find import one_job, refuse_without_kernel, where_in
-from kale_magic.errors import StepSyntaxError, UsageError
+from kale_magic.errors import UsageError
 from kale_magic.magics.mistakes import named
 from kale_magic.magics.replay import Inline
-from kale_magic.model.names import assigned_names, free_names
-from kale_magic.model.step import StepKind
 
 if TYPE_CHECKING:
     from types import SimpleNamespace
@@ -60,8 +57,11 @@ def attach(session: KaleMagics, request: Request) -> None:
 def _names_to_come(session: KaleMagics, target: Target, body: str) -> tuple[set[str], set[str]]:
     """Return which names of a visitor's cell the common code, and which the step's own, is going to make."""
     workflow = session.submitted.get(target.run)
-    if target.kind != StepKind.PYTHON or workflow is None or target.step not in workflow.steps:
+    if target.kind != "python" or workflow is None or target.step not in workflow.steps:
         return set(), set()
+    from kale_magic.errors import StepSyntaxError
+    from kale_magic.model.names import assigned_names, free_names  # loaded already where the run was submitted here
+
     try:
         used = set(free_names(body))
     except StepSyntaxError:  # the kernel says it better
@@ -111,6 +111,8 @@ def _mode(args: SimpleNamespace) -> str:
 
 def pull(session: KaleMagics, request: Request) -> None:
     """Bring values of a step into the notebook's namespace."""
+    from kale_magic.api import handover  # not for visits, which are to begin soon
+
     args = request.args
     names: tuple[str, ...] = args.x
     own: tuple[str, ...] = args.as_ or names
@@ -121,7 +123,7 @@ def pull(session: KaleMagics, request: Request) -> None:
     target = session.find(args.step)
     if target.live is None and not target.is_final:
         target = one_job(session.client, target)
-    values = session.visits.pull(target, names)
+    values = handover.pull(session.visits, target, names)
     session.shell.push(dict(zip(own, values, strict=True)))
     moment = f"{target.state}, as of now" if target.live is not None else target.state
     what = ", ".join(f"{name} ({_kind(value)})" for name, value in zip(own, values, strict=True))
@@ -130,11 +132,12 @@ def pull(session: KaleMagics, request: Request) -> None:
 
 def variables(session: KaleMagics, request: Request) -> None:
     """List a step's variables."""
+    from kale_magic.api import handover
     from kale_magic.render.tables import table
     from kale_magic.render.text import format_bytes
 
     target = one_job(session.client, session.find(request.args.step))
-    found = session.visits.variables(target)
+    found = handover.variables(session.visits, target)
     title = f"{target} ({target.state})"
     if not found:
         print(f"{title}: no variables." if target.live else f"{title}: it has left no values.")
@@ -148,6 +151,7 @@ def variables(session: KaleMagics, request: Request) -> None:
 
 def resources(session: KaleMagics, request: Request) -> None:
     """Show what a step uses."""
+    from kale_magic.api import files
     from kale_magic.magics.usage import usage_bundle
 
     target = one_job(session.client, session.find(request.args.step))

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from kale_magic.errors import UnknownStepError, UsageError
 from kale_magic.model.stepname import STEP_NAME
@@ -22,8 +21,7 @@ _ADDRESS = re.compile(r"(?:(?P<run>[^/\[\]]*)/)?(?P<step>[^/\[\]]*)(?:\[(?P<sele
 _SHOWN_POINTS = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(NamedTuple):
     """A step as a person wrote it: ``run`` and ``selector`` are None where they were left out."""
 
     run: str | None

@@ -18,7 +18,6 @@ import subprocess
 import tempfile
 import threading
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -39,16 +38,14 @@ _PLAIN = ("-T", "-a", "-x", "-o", "RemoteCommand=none", "-o", "ClearAllForwardin
 _ALIVE = ("-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3", "-o", f"ConnectTimeout={_CONNECT_S}")
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """A host as ssh is told of it: ``host``, and the login host ``via`` through which it goes, if any."""
 
     host: str
     via: str = ""
 
 
-@dataclass(slots=True)
-class _Master:
+class _Master(NamedTuple):
     path: Path
     is_ours: bool
 
@@ -58,7 +55,6 @@ class _Master:
         return "-S", os.fspath(self.path)
 
 
-@dataclass(slots=True)
 class OpenSSH:
     """Runs ssh; one object per process, from any thread.
 
@@ -74,14 +70,15 @@ class OpenSSH:
         Variables by which ssh asks by a program instead, see :mod:`kale_proxy.tunnel.askpass`; empty if it may not.
     """
 
-    command: Sequence[str]
-    folder: Path
-    is_interactive: bool = False
-    askpass: Mapping[str, str] = field(default_factory=dict)
-    _distrusted: dict[Target, float] = field(default_factory=dict)
-    _theirs: dict[Target, Path | None] = field(default_factory=dict)
-    _woken: set[Target] = field(default_factory=set)
-    _count: int = 0
+    def __init__(self, command: Sequence[str], folder: Path) -> None:
+        self.command = command
+        self.folder = folder
+        self.is_interactive = False
+        self.askpass: Mapping[str, str] = {}
+        self._distrusted: dict[Target, float] = {}
+        self._theirs: dict[Target, Path | None] = {}
+        self._woken: set[Target] = set()
+        self._count = 0
 
     def forward(self, target: Target, path: str, deadline: float) -> socket.socket:
         """Return a stream to the Unix socket ``path`` of the host, through a master.
@@ -189,16 +186,20 @@ class OpenSSH:
 
     def _living(self, target: Target, request: Callable[[Mux], None], deadline: float) -> _Master | None:
         """Return the master that is up and has done the request: ours, or the user's; None if neither is."""
-        trusted = time.monotonic() - self._distrusted.get(target, -_DISTRUST_S) >= _DISTRUST_S
-        masters = [_Master(self._our_path(target), is_ours=True)]
-        if trusted and (theirs := self._their_path(target, deadline)) is not None:
-            masters.append(_Master(theirs, is_ours=False))
-        for master in masters:
+        for master in self._masters(target, deadline):
             if master.path.exists():
                 with contextlib.suppress(MuxError), Mux(master.path, min(deadline, time.monotonic() + _CHECK_S)) as mux:
                     request(mux)
                     return master
         return None
+
+    def _masters(self, target: Target, deadline: float) -> Iterator[_Master]:
+        """Give our master, then the user's: where that is, is known by a run of ssh, which is spared while ours is up."""
+        yield _Master(self._our_path(target), is_ours=True)
+        if time.monotonic() - self._distrusted.get(target, -_DISTRUST_S) < _DISTRUST_S:
+            return
+        if (theirs := self._their_path(target, deadline)) is not None:
+            yield _Master(theirs, is_ours=False)
 
     def _their_path(self, target: Target, deadline: float) -> Path | None:
         """Return where the user's configuration has the master of a host; asked of ssh once."""

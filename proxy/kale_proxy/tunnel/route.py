@@ -84,8 +84,7 @@ class Route:
         return f"{self.login}/{re.sub('[0-9]+', '#', self.node)}"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Reach:
+class Reach(NamedTuple):
     """What a visitor needs to get to a step: the way to its agent, and the key of its kernel.
 
     ``folder`` is the step's live folder on its own host.
