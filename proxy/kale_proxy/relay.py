@@ -357,11 +357,12 @@ class Relay:
         if parent.msg_id == self._info_id:
             self._desk.info = answers.kernel_info(json.loads(parts[3]), self._role.title, self._mode)
             self._desk.inform()
-        elif parent.msg_id == self._queue_id:
-            self._queue_id = ""
-            self._send_waiting(has_turn=True)
+        elif parent.msg_id == self._queue_id:  # a kernel that aborts what is queued would do so with the cell behind it
+            self._queue_id = self._ask(Channel.SHELL) if _is_aborted(parts) else ""
+            if not self._queue_id:
+                self._send_waiting(has_turn=True)
         elif parent.msg_id == self._probe:
-            self._probed("reply")
+            self._begin_probe() if _is_aborted(parts) else self._probed("reply")
         elif message.channel is Channel.STDIN:
             if (request := self._ledger.find(parent.msg_id)) is not None:
                 self._front.reply(message.channel, request.identities, [parts[0], parent.header, *parts[2:]])
@@ -370,6 +371,8 @@ class Relay:
                 self._desk.answer(earlier, execute_reply(earlier))
             self._ledger.answered(parent.msg_id)
             self._front.reply(request.channel, request.identities, [parts[0], parent.header, *parts[2:]])
+            if not request.is_done and not self._probe and _is_aborted(parts):
+                self._begin_probe()
 
     def _on_gap(self, lost: int) -> None:
         """Say that output is gone, and let no cell wait for an idle that may have been in it."""
@@ -418,6 +421,11 @@ class Relay:
             for request in cells:
                 if not line.was_there and now - request.at > self._role.start_s:
                     self._desk.fail(request, "TimeoutError", f"{self._name} {line.doing}, still after {self._role.start_s:g} s.")
+
+
+def _is_aborted(parts: list[bytes]) -> bool:
+    """Tell from a reply whether its request was never begun; kernels of other languages then say no idle either (IRkernel)."""
+    return b'"aborted"' in parts[3] and json.loads(parts[3]).get("status") == "aborted"
 
 
 def tell(sentence: str) -> None:

@@ -326,7 +326,9 @@ class Visitor:
     ) -> dict[str, Any]:
         lost, probe = self.lost, ""
         while (reply := self._replies[msg_id]) is None or not {msg_id, probe} & self._idle:
-            if reply is not None and self.lost > lost:  # its idle may be among what is gone; that of a request behind it says so
+            last = self._replies[probe] if probe else reply
+            is_aborted = last is not None and last.get("status") == "aborted"
+            if reply is not None and (self.lost > lost or is_aborted):  # its idle is gone, or never comes; that of a request behind it says so
                 self._forget(probe)
                 lost, probe = self.lost, self._send(Channel.SHELL, "kernel_info_request", {}, deadline)
             output = self._step(deadline, msg_id, on_input)

@@ -1,51 +1,55 @@
-"""A line that takes its time: ``python delay.py PORT TO_PORT MILLISECONDS`` holds bytes back so long, each way."""
+"""A line that takes its time: ``python delay.py PORT TO_PORT MILLISECONDS`` holds bytes back so long, each way.
+
+By threads that sleep to a moment: an event loop's clock has steps of a millisecond, of which a round trip would have two.
+"""
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
+import queue
 import socket
 import sys
+import threading
+import time
 
 
-async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seconds: float) -> None:
+def carry(source: socket.socket, sink: socket.socket, seconds: float) -> None:
     """Copy what comes, later; as much as is under way at once."""
-    loop = asyncio.get_running_loop()
-    queue: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
+    under_way: queue.SimpleQueue[tuple[float, bytes]] = queue.SimpleQueue()
 
-    async def fill() -> None:
-        while True:
-            data = await reader.read(1 << 16)
-            await queue.put((loop.time() + seconds, data))
-            if not data:
-                return
+    def fill() -> None:
+        data = b"-"
+        while data:
+            try:
+                data = source.recv(1 << 16)
+            except OSError:
+                data = b""
+            under_way.put((time.monotonic() + seconds, data))
 
-    filling = asyncio.ensure_future(fill())
-    try:
+    threading.Thread(target=fill, daemon=True).start()
+    with contextlib.suppress(OSError):  # one end has hung up
         while True:
-            due, data = await queue.get()
-            if (left := due - loop.time()) > 0:
-                await asyncio.sleep(left)
+            due, data = under_way.get()
+            time.sleep(max(0.0, due - time.monotonic()))
             if not data:
                 break
-            writer.write(data)
-            await writer.drain()
-    except ConnectionError:
-        pass
-    finally:
-        filling.cancel()
-        writer.close()
+            sink.sendall(data)
+    for end in (source, sink):
+        with contextlib.suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
 
 
-async def main(port: int, to_port: int, milliseconds: float) -> None:
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        to_reader, to_writer = await asyncio.open_connection("127.0.0.1", to_port)
-        for one in (writer, to_writer):
-            one.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        await asyncio.gather(carry(reader, to_writer, milliseconds / 1e3), carry(to_reader, writer, milliseconds / 1e3))
-
-    server = await asyncio.start_server(serve, "0.0.0.0", port)
-    await server.serve_forever()
+def main(port: int, to_port: int, milliseconds: float) -> None:
+    """Serve for ever."""
+    server = socket.create_server(("0.0.0.0", port), backlog=64)
+    while True:
+        here, _ = server.accept()
+        there = socket.create_connection(("127.0.0.1", to_port))
+        for one in (here, there):
+            one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for source, sink in ((here, there), (there, here)):
+            threading.Thread(target=carry, args=(source, sink, milliseconds / 1e3), daemon=True).start()
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])))
+    main(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]))
