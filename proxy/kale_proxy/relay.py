@@ -25,6 +25,7 @@ from kale_proxy.relay_desk import Desk
 from kale_proxy.relay_ledger import Ledger, Parents, Request, execute_reply
 from kale_proxy.relay_line import Line
 from kale_proxy.relay_role import Standing, visitor
+from kale_proxy.visitor_stream import is_acknowledged_at_once
 from kale_proxy.wire import (
     MAX_FRAME,
     Channel,
@@ -386,7 +387,8 @@ class Relay:
     def _acknowledge(self) -> None:
         if not self._is_ack_due and self._seen != self._acknowledged:
             self._is_ack_due = True
-            self._loop.call_later(_ACK_S, self._send_ack)
+            is_hurried = is_acknowledged_at_once(self._line.way) and any(request.is_sent for request in self._ledger)
+            self._loop.call_later(0 if is_hurried else _ACK_S, self._send_ack)
 
     def _send_ack(self) -> None:
         self._is_ack_due = False

@@ -15,7 +15,7 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from kale_proxy.visitor_stream import Stream, reach, sentence, shake_hands
+from kale_proxy.visitor_stream import Stream, is_acknowledged_at_once, reach, sentence, shake_hands
 from kale_proxy.wire import (
     AgentGone,
     Channel,
@@ -84,6 +84,8 @@ class Visitor:
         self.lost = 0
         self.way = str(welcome.get("way", ""))
         self._stream = stream
+        if is_acknowledged_at_once(self.way):
+            stream.on_wait = self._acknowledge
         self._replies_seen = int(welcome["replies"])
         self._acknowledged = (self.last_seq, self._replies_seen)
         self._replies: dict[str, dict[str, Any] | None] = {}
@@ -293,6 +295,10 @@ class Visitor:
             "version": "5.4",
         }
         return message_frame(channel, 0, [json.dumps(header).encode(), b"{}", b"{}", json.dumps(content).encode()])
+
+    def _acknowledge(self) -> None:
+        if ack := self._ack():
+            self._stream.send(ack, time.monotonic() + 1.0)
 
     def _ack(self) -> bytes:
         now = (self.last_seq, self._replies_seen)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -22,6 +23,7 @@ from kale_proxy.agent_session import MAX_KEPT_REPLIES, Hello, Session, Step
 from kale_proxy.agent_visit import Visit
 from kale_proxy.journal import JournalWriter
 from kale_proxy.visitor import Visitor
+from kale_proxy.visitor_stream import Stream
 from kale_proxy.wire import Channel, Decoder, Kind, WireError
 
 if TYPE_CHECKING:
@@ -256,6 +258,38 @@ def test_visitor_does_not_wait_for_an_idle_that_is_lost(live: Path) -> None:
         assert visitor.execute("1", timeout=10, on_message=lambda kind, content, *_: shown.append((kind, content["text"]))) == {"status": "ok"}
         assert (visitor.lost, visitor.last_seq, shown) == (9, 11, [("stream", "late")])
     thread.join(10)
+
+
+@pytest.mark.parametrize("way", ["srun through login by ssh", "ssh to node1 through login"])
+def test_what_comes_by_srun_is_acknowledged_while_more_is_waited_for(way: str) -> None:
+    """And not once all has come: an acknowledgement that nothing answers would itself hold up the next request."""
+    ours, theirs = socket.socketpair()
+    theirs.settimeout(10)
+    decoder = Decoder()
+
+    def came() -> list[tuple[Kind, bytes]]:
+        return list(decoder.feed(theirs.recv(1 << 16)))
+
+    def printed(seq: int, kind: str, content: str) -> bytes:
+        return wire.message_frame(Channel.IOPUB, seq, [f'{{"msg_type": "{kind}"}}'.encode(), request.parts[0], b"{}", content.encode()])
+
+    visitor = Visitor(Stream(ours), "c" * 8, {"mode": "visit", "note": "", "resumed": False, "seq": 0, "replies": 0, "way": way})
+    thread = threading.Thread(target=visitor.execute, args=("1",), kwargs={"timeout": 10})
+    thread.start()
+    with theirs:
+        request = wire.parse_message(came()[0][1])
+        for seq in (1, 2):
+            theirs.sendall(printed(seq, "status", '{"execution_state": "busy"}'))
+            theirs.settimeout(10 if "srun" in way else 0.2)
+            with contextlib.nullcontext() if "srun" in way else pytest.raises(TimeoutError):
+                assert came() == [(Kind.ACK, wire.ack_frame(seq, 0)[5:])]
+        reply = wire.message_frame(Channel.SHELL, 1, [b'{"msg_type":"execute_reply"}', request.parts[0], b"{}", b'{"status":"ok"}'])
+        theirs.sendall(printed(3, "status", '{"execution_state": "idle"}') + reply)
+        thread.join(10)
+        theirs.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            came()
+    visitor.drop()
 
 
 # -- visits, with a kernel of few words
