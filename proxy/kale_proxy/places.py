@@ -76,6 +76,9 @@ def private_dir(path: Path) -> Path:
     if info.st_uid != os.getuid():
         message = f"{path} belongs to uid {info.st_uid}, not to you: remove it or set KALE_HOME to a folder of yours"
         raise PlaceError(message)
+    if info.st_mode & stat.S_ISVTX:  # as root we could close /tmp itself
+        message = f"{path} is a folder that everybody uses: set KALE_HOME to one of yours"
+        raise PlaceError(message)
     if info.st_mode & 0o077:
         path.chmod(0o700)
     return path

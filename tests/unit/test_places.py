@@ -31,6 +31,15 @@ def test_open_folder_of_ours_is_closed(tmp_path):
     assert places.private_dir(folder).stat().st_mode & 0o777 == 0o700
 
 
+def test_folder_that_everybody_uses_is_refused_and_stays_open(tmp_path):
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    folder.chmod(0o1777)
+    with pytest.raises(places.PlaceError, match="everybody uses: set KALE_HOME"):
+        places.private_dir(folder)
+    assert folder.stat().st_mode & 0o7777 == 0o1777
+
+
 def test_link_in_tmp_is_refused(tmp_path):
     link = Path("/tmp") / f"kale-link-{os.getpid()}"
     link.symlink_to(tmp_path)
