@@ -189,7 +189,7 @@ class StepApp(IPKernelApp):  # type: ignore[misc]
         return info
 
     def init_iopub(self, context: zmq.Context[Any]) -> None:
-        """As ipykernel's, with the journalling thread, and without dropping for slow subscribers."""
+        """As ipykernel's, with the journalling thread. A slow subscriber may miss what the journal has: visitors get theirs from there."""
         self.iopub_socket = context.socket(zmq.XPUB)
         self.iopub_socket.linger = 1000
         self.iopub_port = self._bind_socket(self.iopub_socket, self.iopub_port)
