@@ -358,12 +358,15 @@ class Relay:
         if parent.msg_id == self._info_id:
             self._desk.info = answers.kernel_info(json.loads(parts[3]), self._role.title, self._mode)
             self._desk.inform()
-        elif parent.msg_id == self._queue_id:  # a kernel that aborts what is queued would do so with the cell behind it
-            self._queue_id = self._ask(Channel.SHELL) if _is_aborted(parts) else ""
-            if not self._queue_id:
-                self._send_waiting(has_turn=True)
+        elif parent.msg_id == self._queue_id and _is_aborted(parts):  # so would be the cell behind it
+            self._queue_id = self._ask(Channel.SHELL)
+        elif parent.msg_id == self._queue_id:
+            self._queue_id = ""
+            self._send_waiting(has_turn=True)
+        elif parent.msg_id == self._probe and _is_aborted(parts):
+            self._begin_probe()
         elif parent.msg_id == self._probe:
-            self._begin_probe() if _is_aborted(parts) else self._probed("reply")
+            self._probed("reply")
         elif message.channel is Channel.STDIN:
             if (request := self._ledger.find(parent.msg_id)) is not None:
                 self._front.reply(message.channel, request.identities, [parts[0], parent.header, *parts[2:]])
