@@ -63,6 +63,19 @@ def test_node_takes_one_more_handshake_through_the_login_host(hosts, echoes, dia
 
 
 @pytest.mark.usefixtures("laptop")
+def test_while_our_master_is_up_no_program_of_ssh_is_run(hosts, echoes, folder) -> None:
+    """Not even to ask where the user's master would be: that is another 5 ms of a first visit."""
+    said, program = folder / "said", folder / "ssh"
+    program.write_text(f'#!/bin/sh\necho "$@" >> {said}\nexec ssh "$@"\n')
+    program.chmod(0o755)
+    for is_first in (True, False):
+        dialer = Dialer(OpenSSH([str(program), "-F", str(hosts.ssh_config)], folder), folder / "ways.json")  # of another process, as it were
+        assert dial(dialer, route(echoes, "login")) == "ssh to login"
+        assert said.exists() is is_first
+        said.unlink(missing_ok=True)
+
+
+@pytest.mark.usefixtures("laptop")
 def test_users_own_master_is_used_and_no_handshake_made(hosts, echoes, folder) -> None:
     own = folder / "own"
     command = ["ssh", "-F", str(hosts.ssh_config), "-o", f"ControlPath={own}"]
