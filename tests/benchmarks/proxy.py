@@ -299,7 +299,7 @@ def _nodes(cluster):
             handshakes.append(seconds() * 1e3)
             first.append(visit(by_ssh)[0])
             following += [visit(by_ssh)[0] for _ in range(5)]
-            subprocess.run([*ssh.command, "-S", str(ssh._our_path(target)), "-O", "exit", "node1"], check=True, capture_output=True)
+            subprocess.run([*ssh.command, "-S", str(ssh._our_paths(target)[0]), "-O", "exit", "node1"], check=True, capture_output=True)
         memory.write_text(json.dumps({by_srun.route.kind: "srun through login by ssh"}))
         for _ in range(15):
             took, way = visit(by_srun)

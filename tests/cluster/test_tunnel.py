@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import time
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ import pytest
 from kale_proxy.tunnel import dialer as dialers
 from kale_proxy.tunnel.dialer import Dialer
 from kale_proxy.tunnel.errors import AuthenticationError, HostKeyError, TunnelError
-from kale_proxy.tunnel.openssh import OpenSSH, explain
+from kale_proxy.tunnel.openssh import OpenSSH, Target, explain
 from kale_proxy.tunnel.route import Route
 from tests.cluster.conftest import dial
 
@@ -103,6 +104,63 @@ def test_users_master_that_is_frozen_is_passed_over(hosts, echoes, folder, monke
         assert dial(dialer, route(echoes, "login"), timeout=60) == "ssh to login"
     finally:
         os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.usefixtures("laptop")
+@pytest.mark.parametrize("goal", ["login", "node1"])
+def test_line_that_has_gone_silent_is_replaced_and_not_ended(hosts, echoes, dialer, folder, goal) -> None:
+    """As after a laptop's sleep: ssh notices it after some 20 s alone. Another process finds the new line, and needs no login."""
+    assert dial(dialer, route(echoes, goal))
+    old = {master: mtime_of(master) for master in masters(folder)}
+    before = logins(hosts, "login"), logins(hosts, goal)
+    with hosts.silent_lines():
+        began = time.monotonic()
+        assert dial(dialer, route(echoes, goal)).startswith(f"ssh to {goal}")
+        assert time.monotonic() - began < 15  # of which five are waited for a sign of life, and login's line has its own
+        after = logins(hosts, "login"), logins(hosts, goal)
+        assert after == tuple(count + 1 for count in before)
+        other = Dialer(OpenSSH(dialer.ssh.command, folder), folder / "ways.json")
+        assert dial(other, route(echoes, goal)).startswith(f"ssh to {goal}")
+        assert (logins(hosts, "login"), logins(hosts, goal)) == after
+        assert {master: mtime_of(master) for master in masters(folder) if master in old} == old
+
+
+@pytest.mark.usefixtures("laptop")
+def test_silent_line_that_cannot_be_replaced_goes_on_when_it_comes_back(hosts, echoes, dialer, folder, monkeypatch) -> None:
+    monkeypatch.setattr(dialers, "_FIRST_BYTE_S", 4.0)
+    assert dial(dialer, route(echoes, "login"))
+    before = logins(hosts, "login"), masters(folder)
+    paths = dialer.ssh._our_paths(Target("login"))
+    monkeypatch.setattr(OpenSSH, "_our_paths", lambda *_: paths)
+    dialer.ssh.command = [*dialer.ssh.command, "-o", "PubkeyAuthentication=no"]  # as where a login takes a code
+    with hosts.silent_lines(), pytest.raises(TunnelError, match=r"Nothing has come back") as caught:
+        dial(dialer, route(echoes, "login"), timeout=10)
+    assert caught.value.is_transient
+    assert dial(dialer, route(echoes, "login"))
+    assert (logins(hosts, "login"), masters(folder)) == before
+
+
+@pytest.mark.usefixtures("laptop")
+def test_server_that_says_nothing_by_a_line_that_lives_costs_no_login(hosts, dialer, folder, monkeypatch) -> None:
+    monkeypatch.setattr(dialers, "_FIRST_BYTE_S", 3.0)
+    with socket.socket(socket.AF_UNIX) as mute:
+        mute.bind(str(folder / "quiet"))
+        mute.listen()
+        with pytest.raises(TunnelError, match="Nothing has come back"):
+            dialer.open(Route(socket=str(folder / "quiet"), login="login"), time.monotonic() + 8)
+        before = logins(hosts, "login")
+        with pytest.raises(TunnelError, match="Nothing has come back"):
+            dialer.open(Route(socket=str(folder / "quiet"), login="login"), time.monotonic() + 8)
+    assert logins(hosts, "login") == before
+    assert len(masters(folder)) == 1
+
+
+def masters(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("m*") if path.is_socket())
+
+
+def mtime_of(path: Path) -> float:
+    return path.stat().st_mtime
 
 
 @pytest.mark.usefixtures("laptop")

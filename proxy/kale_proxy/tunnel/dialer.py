@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     Start = Callable[[Target, Sequence[str], float], Joined]
 
 _FIRST_BYTE_S = 10.0
+_SUSPECT_S = 2.0  # then the line itself is asked for a sign of life
 _MAX_NOISE = 1 << 20
 NO_SSH = "Install OpenSSH's client, or pip install 'kale-magic[ssh]'."
 
@@ -145,11 +146,10 @@ class Dialer:
 
     def _forward(self, ssh: OpenSSH, target: Target, route: Route, deadline: float) -> socket.socket:
         sock = ssh.forward(target, route.socket, deadline)
-        try:
-            return _speaking(sock, deadline, f"{route.host} does not let the socket {route.socket} be forwarded, or nothing listens there.")
-        except _SilentError:
-            ssh.distrust(target)
-            raise
+        if not _has_come(sock, min(_SUSPECT_S, deadline - time.monotonic())) and ssh.is_renewed(target, deadline):
+            sock.close()
+            sock = ssh.forward(target, route.socket, deadline)
+        return _speaking(sock, deadline, f"{route.host} does not let the socket {route.socket} be forwarded, or nothing listens there.")
 
     def _doors(self, route: Route) -> list[Way]:
         """Return the way by the step's own TCP port, which it has only if that was asked for."""
@@ -341,11 +341,16 @@ def _local(route: Route, deadline: float) -> socket.socket:
     return sock
 
 
+def _has_come(sock: socket.socket, seconds: float) -> bool:
+    """Tell whether something has come, its end too."""
+    return bool(select.select([sock], [], [], max(0.001, seconds))[0])
+
+
 def _speaking(sock: socket.socket, deadline: float, otherwise: str) -> socket.socket:
     """Return the socket when the other end has said something, which stays to be read."""
     left = min(_FIRST_BYTE_S, deadline - time.monotonic())
     try:
-        if not select.select([sock], [], [], max(0.001, left))[0]:
+        if not _has_come(sock, left):
             raise _SilentError(f"Nothing has come back within {left:.0f} s.")
         if not sock.recv(1, socket.MSG_PEEK):
             raise TunnelError(otherwise)

@@ -1,7 +1,8 @@
 """The user's own ssh: its masters, one forward per stream, commands. Host key checking is whatever the user's ssh does.
 
 A master of the user's is used where one is up. Else we open one of our own, once, by a session that ends at once: a
-connection that never had a session has TCP's delay (some 40 ms per request). It stays ten minutes after its last use.
+connection that never had a session has TCP's delay (some 40 ms per request). It stays ten minutes after its last use. One on
+whose line nothing comes any more is left to itself, and another one is opened beside it.
 ``KALE_SSH`` is the command, ``ssh`` by default; options in it are kept (``ssh -F other_config``).
 """
 
@@ -33,6 +34,8 @@ _CONNECT_S = 10
 _KEEP_S = 600
 _WORDS_S = 0.5
 _DISTRUST_S = 60.0
+_LIFE_S = 3.0  # for a round trip, of which most take less than one
+_NOWHERE = "/nonexistent/kale"
 _QUIET = ("-o", "LogLevel=ERROR", "-o", "PermitLocalCommand=no")
 _PLAIN = ("-T", "-a", "-x", "-o", "RemoteCommand=none", "-o", "ClearAllForwardings=yes")
 _ALIVE = ("-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3", "-o", f"ConnectTimeout={_CONNECT_S}")
@@ -75,7 +78,7 @@ class OpenSSH:
         self.folder = folder
         self.is_interactive = False
         self.askpass: Mapping[str, str] = {}
-        self._distrusted: dict[Target, float] = {}
+        self._distrusted: dict[Path, float] = {}
         self._theirs: dict[Target, Path | None] = {}
         self._woken: set[Target] = set()
         self._count = 0
@@ -106,8 +109,7 @@ class OpenSSH:
 
         A stream lives on without its listener, so nothing is left if we are killed. Errors are those of :meth:`forward`.
         """
-        self._count += 1
-        name = os.fspath(self.folder / f"f{os.getpid()}-{threading.get_native_id()}-{self._count}")
+        name = self._new_name()
         try:
             master = self._ask_master(target, lambda mux: mux.forward(name, goal), deadline)
             yield name
@@ -120,9 +122,25 @@ class OpenSSH:
             self._woken.add(target)  # it may be one without a session, see the module
             self._later(target, ["-o", "BatchMode=yes", *_PLAIN], "true")
 
-    def distrust(self, target: Target) -> None:
-        """Pass over the user's master to a host for a while: it takes what it is given, and nothing comes of it."""
-        self._distrusted[target] = time.monotonic()
+    def is_renewed(self, target: Target, deadline: float) -> bool:
+        """Log in beside a master on whose line nothing comes any more, as after a laptop's sleep; tell whether that was needed and done.
+
+        Nobody is asked. Where it can't be done, the one there is goes on: its line may come back, and its login may have
+        cost a person a code. Others' streams are its own in any case: none is cut here.
+        """
+        is_cut_before = bool(target.via) and self.is_renewed(Target(target.via), deadline)
+        silent = next((master for master in self._masters(target, deadline) if master.path.exists()), None)
+        if silent is None or (not is_cut_before and self._has_life(silent, deadline)):
+            return False
+        self._distrusted[silent.path] = time.monotonic()
+        try:
+            with self._alone(target, deadline):
+                if self._living(target, Mux.check, deadline) is None:
+                    self._open(target, deadline, may_ask=False)
+        except TunnelError:
+            self._distrusted.pop(silent.path)
+            return False
+        return True
 
     def start(self, target: Target, words: Sequence[str], deadline: float) -> Joined:
         """Run a command on the host, its stdin and stdout joined to the socket that is returned.
@@ -194,12 +212,35 @@ class OpenSSH:
         return None
 
     def _masters(self, target: Target, deadline: float) -> Iterator[_Master]:
-        """Give our master, then the user's: where that is, is known by a run of ssh, which is spared while ours is up."""
-        yield _Master(self._our_path(target), is_ours=True)
-        if time.monotonic() - self._distrusted.get(target, -_DISTRUST_S) < _DISTRUST_S:
-            return
-        if (theirs := self._their_path(target, deadline)) is not None:
+        """Give our masters, then the user's: where that is, is known by a run of ssh, which is spared while ours is up."""
+        yield from (_Master(path, is_ours=True) for path in self._our_paths(target) if self._is_trusted(path))
+        theirs = self._their_path(target, deadline)
+        if theirs is not None and self._is_trusted(theirs):
             yield _Master(theirs, is_ours=False)
+
+    def _is_trusted(self, path: Path) -> bool:
+        return time.monotonic() - self._distrusted.get(path, -_DISTRUST_S) >= _DISTRUST_S
+
+    def _has_life(self, master: _Master, deadline: float) -> bool:
+        """Tell whether the other end of a master's line answers: by a forward to what is not there, which it refuses."""
+        name = self._new_name()
+        deadline = min(deadline, time.monotonic() + _LIFE_S)
+        with contextlib.suppress(MuxError, OSError), socket.socket(socket.AF_UNIX) as sock:
+            try:
+                with Mux(master.path, deadline) as mux:
+                    mux.forward(name, _NOWHERE)
+                sock.connect(name)
+                with Mux(master.path, deadline) as mux:  # by the same connection it could come before ssh has accepted ours
+                    mux.cancel(name, _NOWHERE)
+            finally:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(name)
+            return bool(select.select([sock], [], [], max(0.001, deadline - time.monotonic()))[0])
+        return False
+
+    def _new_name(self) -> str:
+        self._count += 1
+        return os.fspath(self.folder / f"f{os.getpid()}-{threading.get_native_id()}-{self._count}")
 
     def _their_path(self, target: Target, deadline: float) -> Path | None:
         """Return where the user's configuration has the master of a host; asked of ssh once."""
@@ -209,11 +250,13 @@ class OpenSSH:
             self._theirs[target] = Path(found[0]) if found and found[0] != "none" else None
         return self._theirs[target]
 
-    def _open(self, target: Target, deadline: float) -> _Master:
+    def _open(self, target: Target, deadline: float, *, may_ask: bool = True) -> _Master:
         """Log in: one handshake, and a session that ends at once."""
-        path = self._our_path(target)
+        path = next(filter(self._is_trusted, self._our_paths(target)), None)
+        if path is None:
+            raise TunnelError(f"Nothing comes back from {target.host} by two connections.")
         options = ["-o", "ControlMaster=auto", "-o", f"ControlPath={str(path).replace('%', '%%')}", "-o", f"ControlPersist={_KEEP_S}"]
-        may_ask = self.is_interactive or bool(self.askpass)
+        may_ask = may_ask and (self.is_interactive or bool(self.askpass))
         if not may_ask:
             options += ["-o", "BatchMode=yes"]
         if target.via:
@@ -226,13 +269,15 @@ class OpenSSH:
         words = [*self.command, *_QUIET, "-o", "BatchMode=yes", "-o", "ClearAllForwardings=yes", *login.options]
         return f"{shlex.join(words).replace('%', '%%')} -W [%h]:%p {shlex.quote(target.via)}"
 
-    def _our_path(self, target: Target) -> Path:
+    def _our_paths(self, target: Target) -> tuple[Path, Path]:
+        """Return the control socket of our master, and that of one beside it."""
         name = hashlib.sha256(f"{target.via} {target.host} {self.command!r}".encode()).hexdigest()[:16]
-        return private_dir(self.folder) / f"m{name}"
+        folder = private_dir(self.folder)
+        return folder / f"m{name}", folder / f"m{name}b"
 
     @contextlib.contextmanager
     def _alone(self, target: Target, deadline: float) -> Iterator[None]:
-        descriptor = os.open(f"{self._our_path(target)}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(f"{self._our_paths(target)[0]}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             while True:
                 try:
