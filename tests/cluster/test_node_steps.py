@@ -6,11 +6,15 @@ import asyncio
 import json
 import os
 import threading
+import time
+from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 from jupyter_client import BlockingKernelClient
 
+from kale_proxy import relay_line
 from kale_proxy.relay import Relay
 from kale_proxy.relay_front import Front
 from kale_proxy.relay_line import Place
@@ -92,23 +96,69 @@ def test_job_that_is_over_is_told(hosts: Hosts, tmp_path: Path) -> None:
         Visitor.connect(reach, timeout=60)
 
 
+LINES = "import time\nfor i in range(60):\n    print('line', i)\n    time.sleep(0.05)"
+
+
 @pytest.mark.parametrize("way", ["ssh to # through login", "srun through login by ssh"])
 def test_relay_loses_no_line_when_its_stream_is_killed(step: NodeStep, way: str, tmp_path: Path, hosts: Hosts) -> None:
     reach = step.reach(by_srun="srun" in way)
     remember(reach, way)
-    file = connection(tmp_path)
+    with relayed(reach, tmp_path, hosts) as client:
+        ssh = dialers.default().ssh
+        assert ssh is not None
+        killers = [threading.Timer(at, end_masters, (ssh.folder,)) for at in (0.4, 1.5)]
+        for killer in killers:
+            killer.start()
+        assert printed(client) == [f"line {i}" for i in range(60)]
+        for killer in killers:
+            killer.join()
+
+
+def test_laptop_that_slept_until_its_lines_were_dead_is_back_before_ssh_notices(
+    step: NodeStep, tmp_path: Path, hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hours = [0]
+    clock = SimpleNamespace(monotonic=time.monotonic, time=lambda: time.time() + 3600 * hours[0])
+    monkeypatch.setattr(relay_line, "time", clock)
+    with relayed(step.reach(), tmp_path, hosts) as client, ExitStack() as stack:
+
+        def sleep() -> None:
+            stack.enter_context(hosts.silent_lines())
+            hours[0] += 8
+
+        began = time.monotonic()
+        sleeper = threading.Timer(1.0, sleep)
+        sleeper.start()
+        assert printed(client) == [f"line {i}" for i in range(60)]
+        sleeper.join()
+        ssh = dialers.default().ssh
+        assert ssh is not None
+        assert len([path for path in ssh.folder.glob("m*") if path.is_socket()]) == 4  # of login and node, the silent ones too: they are not ended
+        assert time.monotonic() - began < 20
+
+
+def printed(client: BlockingKernelClient) -> list[str]:
+    """Print some lines, and return what came that was not Kale's own."""
+    status, messages = shown(client, LINES, timeout=60)
+    assert status == "ok"
+    return [line for line in text(messages).splitlines() if not line.startswith("Kale:")]
+
+
+@contextmanager
+def relayed(reach: Reach, folder: Path, hosts: Hosts) -> Iterator[BlockingKernelClient]:
+    """Give a client of the step by a relay that runs on the laptop, in this process."""
+    file = connection(folder)
     started, ended = threading.Event(), threading.Event()
-    relays: list[Relay] = []
 
     async def seek() -> Place:
         return Place(where=reach)
 
     async def serve() -> None:
         front = Front(file)
-        relays.append(Relay(front, "r/md", seek, "visit"))
-        front.open(relays[0].take, relays[0].go_on)
+        relay = Relay(front, "r/md", seek, "visit")
+        front.open(relay.take, relay.go_on)
         started.set()
-        await relays[0].run()
+        await relay.run()
         front.close()
 
     def run() -> None:
@@ -124,16 +174,7 @@ def test_relay_loses_no_line_when_its_stream_is_killed(step: NodeStep, way: str,
     try:
         wait_until_ready(client)
         assert int(evaluate(client, "n")) > 0
-        ssh = dialers.default().ssh
-        assert ssh is not None
-        killers = [threading.Timer(at, end_masters, (ssh.folder,)) for at in (0.4, 1.5)]
-        for killer in killers:
-            killer.start()
-        status, messages = shown(client, "import time\nfor i in range(60):\n    print('line', i)\n    time.sleep(0.05)", timeout=60)
-        assert status == "ok"
-        assert [line for line in text(messages).splitlines() if not line.startswith("Kale:")] == [f"line {i}" for i in range(60)]
-        for killer in killers:
-            killer.join()
+        yield client
     finally:
         client.shutdown()
         assert ended.wait(30)
