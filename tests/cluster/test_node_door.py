@@ -62,7 +62,7 @@ def test_a_step_is_visited_by_its_port_from_login_and_laptop_and_the_port_ends_w
     assert visitor.way == f"TCP port of {node}"
     dialer = Dialer(OpenSSH(["ssh", "-F", str(hosts.ssh_config)], folder), folder / "ways.json")
     with hosts.laptop.here():
-        far = replace(reach, route=replace(reach.route, login="login", job_id=""))
+        far = reach._replace(route=replace(reach.route, login="login", job_id=""))
         sock, way = dialer.open(far.route, time.monotonic() + 30)
         sock.close()
         assert way == f"TCP port of {node} through login"
