@@ -209,13 +209,13 @@ class Hosts:
         name = f"{host.name}-{list(host.addresses)[-1][:2]}"
         self._ip(self._switch, "link", "set", name, "up" if is_up else "down")
 
-    def start_delay(self, host: Host, port: int, milliseconds: float) -> None:
-        """Make a host's sshd reachable by another port too, where a round trip takes so much longer.
+    def start_delay(self, host: Host, port: int, milliseconds: float, to_port: int = 22) -> None:
+        """Make a host's sshd, or what else listens there, reachable by another port too, where a round trip takes so much longer.
 
         By a program that holds the bytes back: not every kernel has netem.
         """
         script = Path(__file__).with_name("delay.py")
-        self.start(host.argv(sys.executable, str(script), str(port), "22", str(milliseconds / 2)), log=f"delay-{host.name}")
+        self.start(host.argv(sys.executable, str(script), str(port), str(to_port), str(milliseconds / 2)), log=f"delay-{host.name}")
         _poll(lambda: self._listens(host, port), f"the slow port of {host.name}")
 
     # -- sshd
