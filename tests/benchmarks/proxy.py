@@ -200,12 +200,14 @@ class _Bare:
 @contextlib.contextmanager
 def _far():
     """Hosts, a Kale on the login host with a run whose step loops, and a Kale on the laptop that knows of it."""
+    from kale_magic.api import relays
     from kale_proxy.places import socket_dir
     from kale_proxy.tunnel import dialer
     from tests.cluster.conftest import Cluster, end_masters
     from tests.cluster.hosts import Hosts
     from tests.conftest import private_kale
 
+    relays.end_all()  # they would be of another machine
     with Hosts(slurm=True) as hosts, private_kale() as there, private_kale() as laptop:
         (laptop / "config.toml").write_text(f'[hosts.login]\npython = "{sys.executable}"\nhome = "{there}"\n')
         os.environ["KALE_SSH"] = f"ssh -F {hosts.ssh_config}"
@@ -215,8 +217,6 @@ def _far():
         try:
             yield cluster, step
         finally:
-            from kale_magic.api import relays
-
             relays.end_all()
             end_masters(socket_dir() / "s")
             os.environ.pop("KALE_SSH")
