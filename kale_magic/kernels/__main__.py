@@ -1,7 +1,8 @@
 """``python -m kale_magic.kernels``: what kernelspecs run, and how they are installed.
 
 ``attach STEP -f FILE`` visits a step, ``front -f FILE`` the steps that its commands name, ``job EXECUTOR -f FILE`` has its
-kernel in a job; a front end starts them. Plain words and no provisioner, so that every front end can launch them, and a person too. ``install`` puts the general kernelspecs in place.
+kernel in a job; a front end starts them, mostly by :mod:`kale_magic.kernels.first`. Plain words and no provisioner, so that every front end can launch them, and a person too.
+``install`` puts the general kernelspecs in place.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ import signal
 import sys
 from pathlib import Path
 
-from kale_proxy.listening import listen
+from kale_magic.kernels.first import listen
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line; return the exit code."""
+def main(argv: list[str] | None = None, listening: dict[str, int] | None = None) -> int:
+    """Run the command line; return the exit code. ``listening`` are the descriptors of ports that are listened on already."""
     options = _parser().parse_args(argv)
     if "file" in options:
-        options.listening = listen(options.file)
+        options.listening = listen(str(options.file)) if listening is None else listening
     from kale_magic.errors import KaleError
     from kale_proxy.places import PlaceError
     from kale_proxy.relay_front import ConnectionFileError

@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from kale_magic.errors import UsageError
+from kale_magic.kernels import first
 from kale_magic.kernels.specs import kernels_folder
 
 
@@ -51,7 +51,7 @@ def install(prefix: str | Path | None = None) -> list[General]:
         if path.exists() and General.read(path) is None:
             raise UsageError(f"{path} is there already and is not Kale's.", "Move it away, or give another --prefix.")
         spec: dict[str, Any] = json.loads((source / "kernel.json").read_bytes())
-        spec["argv"][0] = sys.executable
+        spec["argv"] = [*first.command(), *spec["argv"][3:]]  # that of the wheel is python -m kale_magic.kernels
         if home := os.environ.get("KALE_HOME"):
             spec["env"] = {"KALE_HOME": os.path.abspath(home)}
         try:

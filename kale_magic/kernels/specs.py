@@ -9,12 +9,12 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kale_magic.errors import UsageError
+from kale_magic.kernels import first
 from kale_proxy.places import jupyter_data_dir
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Spec:
         if self.host:
             option += ["--host", self.host]
         return {
-            "argv": [sys.executable, "-m", "kale_magic.kernels", "attach", self.step, "-f", "{connection_file}", *option],
+            "argv": [*first.command(), "attach", self.step, "-f", "{connection_file}", *option],
             "display_name": self.display_name,
             "language": "python",
             "interrupt_mode": "message",

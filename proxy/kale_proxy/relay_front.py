@@ -179,7 +179,7 @@ class Front:
     file : Path
         A connection file; ports that are 0 are chosen here and written back.
     listening : dict of str to int, optional
-        Descriptors of sockets that listen on its ports already, from :func:`kale_proxy.listening.listen`; they are
+        Descriptors of sockets that listen on its ports already, from :func:`kale_magic.kernels.first.listen`; they are
         taken over.
 
     Raises

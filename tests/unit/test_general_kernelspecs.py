@@ -2,12 +2,11 @@
 
 import json
 import os
-import sys
 
 import pytest
 from jupyter_client.kernelspec import KernelSpecManager
 
-from kale_magic.kernels import general
+from kale_magic.kernels import first, general
 from kale_magic.kernels.__main__ import main
 
 
@@ -23,10 +22,10 @@ def test_user_install_is_what_jupyter_starts(folder, capsys):
     assert main(["install", "--user"]) == 0
     assert capsys.readouterr().out == f"kale: {folder / 'kale'}\nkale-local: {folder / 'kale-local'}\nkale-slurm: {folder / 'kale-slurm'}\n"
     spec = KernelSpecManager().get_kernel_spec("kale-local")
-    assert spec.argv == [sys.executable, "-m", "kale_magic.kernels", "job", "local", "-f", "{connection_file}"]
+    assert spec.argv == [*first.command(), "job", "local", "-f", "{connection_file}"]
     assert (spec.language, spec.interrupt_mode) == ("python", "message")
     front = KernelSpecManager().get_kernel_spec("kale")
-    assert front.argv == [sys.executable, "-m", "kale_magic.kernels", "front", "-f", "{connection_file}"]
+    assert front.argv == [*first.command(), "front", "-f", "{connection_file}"]
     assert (front.display_name, front.interrupt_mode) == ("Kale (attach to a step)", "message")
     assert sorted(os.listdir(spec.resource_dir)) == ["kernel.json", "logo-32x32.png", "logo-64x64.png", "logo-svg.svg"]
     assert main(["install", "--user"]) == 0

@@ -1,7 +1,6 @@
 """Kernelspecs of steps as folders: names, what front ends read, sweeping, folders of others."""
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from jupyter_client.kernelspec import KernelSpecManager
 
 from kale_magic.api.find import Target
 from kale_magic.errors import UsageError
-from kale_magic.kernels import specs
+from kale_magic.kernels import first, specs
 from kale_magic.kernels.__main__ import main
 
 
@@ -41,7 +40,7 @@ def test_jupyter_finds_it_under_a_name_it_takes(folder):
     spec = specs.install(Runs(eos_1="running"), target())
     assert spec.name == "kale-eos-1-fit"
     found = KernelSpecManager().get_kernel_spec(spec.name)
-    assert found.argv == [sys.executable, "-m", "kale_magic.kernels", "attach", "eos-1/Fit", "-f", "{connection_file}"]
+    assert found.argv == [*first.command(), "attach", "eos-1/Fit", "-f", "{connection_file}"]
     assert found.display_name == "Kale: eos-1/Fit"
     assert found.interrupt_mode == "message"
     assert found.metadata["kale"]["step"] == "eos-1/Fit"

@@ -4,11 +4,12 @@ import asyncio
 import json
 import os
 import socket
+import subprocess
 
 import pytest
 import zmq
 
-from kale_proxy.listening import PORTS, listen
+from kale_magic.kernels.first import PORTS, command, listen
 from kale_proxy.relay_front import ConnectionFileError, Front
 
 
@@ -42,7 +43,7 @@ def close_all(descriptors):
 def test_a_client_that_connected_before_the_sockets_were_made_is_served(connection):
     file = connection()
     info = json.loads(file.read_text())
-    listening = listen(file)
+    listening = listen(str(file))
     assert sorted(listening) == sorted(PORTS)
 
     async def answered():
@@ -73,7 +74,7 @@ def test_a_port_that_is_taken_is_left_to_the_one_who_binds_it_and_says_so(connec
     with socket.socket() as other:
         other.bind(("127.0.0.1", json.loads(file.read_text())["stdin_port"]))
         other.listen()
-        listening = listen(file)
+        listening = listen(str(file))
         assert "stdin_port" not in listening
         assert len(listening) == 4
         with pytest.raises(ConnectionFileError, match="Address already in use"):
@@ -85,11 +86,11 @@ def test_a_port_that_is_taken_is_left_to_the_one_who_binds_it_and_says_so(connec
     [{"transport": "ipc", "ip": "/tmp/k"}, {"ip": "localhost"}, {"ip": "::1"}, {"ip": 7}, {"hb_port": "x"}, {"hb_port": ...}, {"transport": ...}, dict.fromkeys(PORTS, 0)],
 )
 def test_what_it_is_not_made_for_is_left_alone(connection, changes):
-    assert listen(connection(**changes)) == {}
+    assert listen(str(connection(**changes))) == {}
 
 
 def test_a_number_that_is_no_port_is_left_out(connection):
-    found = listen(connection(hb_port=70000))
+    found = listen(str(connection(hb_port=70000)))
     assert "hb_port" not in found
     assert len(found) == 4
     close_all(found)
@@ -98,6 +99,29 @@ def test_a_number_that_is_no_port_is_left_out(connection):
 @pytest.mark.parametrize("text", ["", "{", "[]", "7", "null"])
 def test_a_file_that_is_none_is_left_to_whoever_reads_it(tmp_path, text):
     file = tmp_path / "kernel.json"
-    assert listen(file) == {}
+    assert listen(str(file)) == {}
     file.write_text(text)
-    assert listen(file) == {}
+    assert listen(str(file)) == {}
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_first_reads_a_connection_file_as_json_does(connection, indent):
+    file = connection(key='":{,"', kernel_name="hb_port")
+    file.write_text(json.dumps(json.loads(file.read_text()), indent=indent))
+    found = listen(str(file))
+    info = json.loads(file.read_text())
+    for name, descriptor in found.items():
+        with socket.socket(fileno=descriptor) as listener:
+            assert listener.getsockname() == (info["ip"], info[name])
+    assert sorted(found) == sorted(PORTS)
+
+
+def test_what_a_kernelspec_runs_loads_nothing_before_it_listens_and_has_all_packages_then(connection, tmp_path):
+    (tmp_path / "json.py").write_text("raise RuntimeError('a file of the working folder')")
+    code = f"import sys; before = set(sys.modules); exec(open({command()[-1]!r}).read()); print(*sorted(set(sys.modules) - before))"
+    bare = subprocess.run([*command()[:-1], "-c", f"__name__ = 'first'; {code}"], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert set(bare.stdout.split()) <= {"_socket"}
+    helped = subprocess.run([*command(), "--help"], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert "attach" in helped.stdout
+    wrong = subprocess.run([*command(), "attach", "no such/step", "-f", str(connection())], capture_output=True, text=True, check=False, cwd=tmp_path, timeout=60)
+    assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1), wrong.stderr

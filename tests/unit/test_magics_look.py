@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from kale_magic.kernels import first
 from kale_magic.magics.replay import show_outputs
 from kale_magic.magics.usage import usage_bundle
 from kale_proxy import values, visitor
@@ -180,7 +181,7 @@ def test_line_form_makes_a_kernel_and_says_how_to_use_it_in_two_lines(
         "Terminal: jupyter console --kernel kale-melt-1-md",
     ]
     spec = json.loads((tmp_path / "data/kernels/kale-melt-1-md/kernel.json").read_text())
-    assert spec["argv"][1:] == ["-m", "kale_magic.kernels", "attach", "melt-1/md", "-f", "{connection_file}"]
+    assert spec["argv"] == [*first.command(), "attach", "melt-1/md", "-f", "{connection_file}"]
     assert spec["interrupt_mode"] == "message"
     md.run("%kale_attach md --write")
     assert "(write)" in md.text
