@@ -29,6 +29,15 @@ _NEVER_SKIPPED = ("slurm", "ssh", "browser", "r", "containers")
 _ENDS_WITHIN_S = 10.0
 
 
+@pytest.fixture(autouse=True)
+def _no_umask_is_left() -> Iterator[None]:
+    """Open the umask again, which entry points close for their process: other users, who have parts in later tests, could read nothing that those make."""
+    before = os.umask(0o022)
+    os.umask(before)
+    yield
+    os.umask(before)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _private_home() -> Iterator[None]:
     """Give the session a home of its own, so that nothing of the person's Jupyter or IPython is read or written."""

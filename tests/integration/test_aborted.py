@@ -56,13 +56,15 @@ def test_cells_queued_behind_one_that_fails_are_aborted_and_end(run: Run) -> Non
     with steps.Kernel(steps.install(run, mode="main").name) as kernel:
         cells = [kernel.client.execute(code) for code in ("fail", "b", "c")]
         replies = [kernel.reply(cell)["status"] for cell in cells]
-        assert replies == ["error", "aborted", "aborted"]
-        ended = set()
+        assert replies[:2] == ["error", "aborted"]
+        assert replies[2] in {"aborted", "ok"}  # it may come when the one before it has been answered
+        ended, printed = set(), ""
         while not ended >= set(cells):
             message = kernel.client.get_iopub_msg(timeout=steps.WAIT_S)
-            assert message["content"].get("text") not in {"b\n", "c\n"}
+            printed += message["content"].get("text", "")
             if message["content"].get("execution_state") == "idle":
                 ended.add(message["parent_header"]["msg_id"])
+        assert printed == "fail\n" + ("c\n" if replies[2] == "ok" else "")
         reply, messages = kernel.run("d")
         assert (reply["status"], steps.text(messages)) == ("ok", "d\n")
 
