@@ -146,7 +146,12 @@ class Dialer:
 
     def _forward(self, ssh: OpenSSH, target: Target, route: Route, deadline: float) -> socket.socket:
         sock = ssh.forward(target, route.socket, deadline)
-        if not _has_come(sock, min(_SUSPECT_S, deadline - time.monotonic())) and ssh.is_renewed(target, deadline):
+        try:
+            is_renewed = not _has_come(sock, min(_SUSPECT_S, deadline - time.monotonic())) and ssh.is_renewed(target, deadline)
+        except BaseException:
+            sock.close()
+            raise
+        if is_renewed:
             sock.close()
             sock = ssh.forward(target, route.socket, deadline)
         return _speaking(sock, deadline, f"{route.host} does not let the socket {route.socket} be forwarded, or nothing listens there.")

@@ -130,15 +130,17 @@ class OpenSSH:
         """
         is_cut_before = bool(target.via) and self.is_renewed(Target(target.via), deadline)
         silent = next((master for master in self._masters(target, deadline) if master.path.exists()), None)
-        if silent is None or (not is_cut_before and self._has_life(silent, deadline)):
-            return False
-        self._distrusted[silent.path] = time.monotonic()
+        if silent is not None:  # else another thread is at it already
+            if not is_cut_before and self._has_life(silent, deadline):
+                return False
+            self._distrusted[silent.path] = time.monotonic()
         try:
             with self._alone(target, deadline):
                 if self._living(target, Mux.check, deadline) is None:
                     self._open(target, deadline, may_ask=False)
         except TunnelError:
-            self._distrusted.pop(silent.path)
+            if silent is not None:
+                self._distrusted.pop(silent.path, None)
             return False
         return True
 
